@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all their set-up themselves, on a machine with Python 3.11 or newer.
+VENV ?= .venv
+BIN := $(VENV)/bin
+FIGURES := a_f06 a_f07 a_f08 a_f09
+DEMO := data/runs/demo
+DRAWN := data/figures/demo
+
+.PHONY: demo test test-slow lint format figures bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     train LeNet-5 sisters on embedded digits, analyse, draw (about 3 minutes)"
+	@echo "make test     the tests"
+	@echo "make lint     ruff and mypy"
+	@echo "make figures  the paper's figures from the committed results, into data/figures"
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@python=$$(for p in python3.11 python3.12 python3.13 python3; do \
+	    $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done); \
+	test -n "$$python" || { echo "make: needs Python 3.11 or newer, with venv"; exit 1; }; \
+	$$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/rmtnet train studies/lenet5_embedded.py -o $(DEMO)
+	$(BIN)/rmtnet analyze $(DEMO)/*.zarr --reference $(DEMO)/b1.zarr --layer ip1 -o $(DEMO)/results.nc
+	@mkdir -p $(DRAWN)
+	@for figure in $(FIGURES); do $(BIN)/python figures/$$figure.py $(DEMO)/results.nc -o $(DRAWN) || exit; done
+
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+figures: $(VENV)/.installed
+	@mkdir -p data/figures
+	@for figure in $(FIGURES); do \
+	    $(BIN)/python figures/$$figure.py data/results/lenet5_mnist.nc -o data/figures || exit; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
