@@ -1,0 +1,98 @@
+"""Caffe's conventions that the papers trained under and torch does not share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def xavier_uniform_(weight: torch.Tensor, fan_in: int) -> torch.Tensor:
+    """Fill ``weight`` in place with Caffe's Xavier law: uniform, mean 0, variance ``1 / fan_in``.
+
+    Of a block layer the fan-in is the block's, so that b blocks start with b times the dense layer's variance.
+
+    References
+    ----------
+    Caffe, ``XavierFiller`` (its default normalises by the fan-in alone, unlike Glorot and Bengio, 2010, eq. 16).
+    """
+    bound = (3 / fan_in) ** 0.5
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+class SGD(torch.optim.SGD):
+    """Stochastic gradient descent with Caffe's momentum buffer and "inv" rate policy.
+
+    At iteration t the rate is ``lr (1 + gamma t)^-power``.  The buffer holds rate x gradient,
+    ``V <- momentum V + rate_t (G + weight_decay W)`` and ``W <- W - V``, so that a falling rate acts at once on new
+    gradients only.  torch's buffer holds the gradient, ``v = V / rate_t``: the same iteration when its momentum is
+    scaled by ``rate_(t-1) / rate_t``, as is done here.
+
+    Parameters
+    ----------
+    params : parameters or parameter groups, as of :class:`torch.optim.SGD`
+    lr : rate at iteration 0; a group may have its own
+    momentum, weight_decay : as in Caffe; weight decay acts on biases too
+    gamma, power : of the rate policy; gamma = 0 keeps the rate fixed
+
+    References
+    ----------
+    Caffe, ``SGDSolver::ComputeUpdateValue`` and the rate policies in ``SGDSolver::GetLearningRate``.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        gamma: float = 0.0,
+        power: float = 0.0,
+    ):
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        for group in self.param_groups:
+            if not group["lr"] > 0:
+                raise ValueError(f"lr must be positive, got {group['lr']}")
+            rate = {"base_lr": group["lr"], "base_momentum": group["momentum"], "gamma": gamma, "power": power}
+            group.update(rate, iteration=0)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        for group in self.param_groups:
+            rate = group["base_lr"] * (1 + group["gamma"] * group["iteration"]) ** -group["power"]
+            group["momentum"] = group["base_momentum"] * group["lr"] / rate
+            group["lr"] = rate
+            group["iteration"] += 1
+        return super().step(closure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """Recipe of an optimizer: called with a model it gives the :class:`SGD` of Caffe's solver files.
+
+    The defaults are those of Caffe's LeNet example (paper A, LeNet-5): rate 0.01, momentum 0.9, weight decay 5e-4,
+    rate policy ``0.01 (1 + 1e-4 t)^-0.75``, bias rate twice the weights'.
+    """
+
+    rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    gamma: float = 1e-4
+    power: float = 0.75
+    bias_rate: float = 2.0
+    """Rate of the biases over that of the weights."""
+
+    def __call__(self, model: nn.Module) -> SGD:
+        named = dict(model.named_parameters())
+        biases = [parameter for name, parameter in named.items() if name.split(".")[-1] == "bias"]
+        weights = [parameter for name, parameter in named.items() if name.split(".")[-1] != "bias"]
+        groups = [{"params": weights, "lr": self.rate}, {"params": biases, "lr": self.rate * self.bias_rate}]
+        return SGD(
+            [group for group in groups if group["params"]],
+            lr=self.rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            gamma=self.gamma,
+            power=self.power,
+        )

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rmtnet import caffe
+
+
+def caffe_iterations(weight, gradients, *, rate, momentum, decay, gamma, power):
+    """Caffe's solver, written from its definition: V <- mu V + rate_t (G + decay W), W <- W - V."""
+    history = np.zeros_like(weight)
+    for t, gradient in enumerate(gradients):
+        rate_t = rate * (1 + gamma * t) ** -power
+        history = momentum * history + rate_t * (gradient + decay * weight)
+        weight = weight - history
+    return weight
+
+
+@pytest.mark.parametrize(("gamma", "power"), [(1e-4, 0.75), (0.5, 0.75), (0.0, 0.0)])
+def test_iterates_are_those_of_caffes_solver(gamma, power):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=5), rng.normal(size=(30, 5))
+    weight = nn.Parameter(torch.tensor(start))
+    optimizer = caffe.SGD([weight], lr=0.1, momentum=0.9, weight_decay=5e-4, gamma=gamma, power=power)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    expected = caffe_iterations(start, gradients, rate=0.1, momentum=0.9, decay=5e-4, gamma=gamma, power=power)
+    np.testing.assert_allclose(weight.detach(), expected, rtol=1e-12)
+
+
+def test_a_falling_rate_differs_from_torchs_own_momentum():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=5), rng.normal(size=(30, 5))
+    weight = nn.Parameter(torch.tensor(start))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for t, gradient in enumerate(gradients):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 + 0.5 * t) ** -0.75
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    expected = caffe_iterations(start, gradients, rate=0.1, momentum=0.9, decay=5e-4, gamma=0.5, power=0.75)
+    assert not np.allclose(weight.detach(), expected, rtol=1e-3)
+
+
+def test_the_solver_doubles_the_rate_of_biases_and_decays_them_too():
+    model = nn.Linear(3, 2).double()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = caffe.Solver()(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, rate in (("weight", 0.01), ("bias", 0.02)):
+        moved = before[name] - rate * (1 + 5e-4 * before[name])
+        torch.testing.assert_close(dict(model.named_parameters())[name].detach(), moved)
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * (1 + 1e-4) ** -0.75, rel=1e-14)
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.02 * (1 + 1e-4) ** -0.75, rel=1e-14)
+
+
+def test_the_iteration_is_part_of_the_state():
+    rng = np.random.default_rng(1)
+    gradients = torch.tensor(rng.normal(size=(20, 4)))
+    whole, halves = (nn.Parameter(torch.ones(4, dtype=torch.float64)) for _ in range(2))
+    options = {"lr": 0.1, "momentum": 0.9, "gamma": 0.3, "power": 0.75}
+    optimizer = caffe.SGD([whole], **options)
+    first = caffe.SGD([halves], **options)
+    for t, gradient in enumerate(gradients):
+        whole.grad, halves.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        if t == 10:
+            state, first = first.state_dict(), caffe.SGD([halves], **options)
+            first.load_state_dict(state)
+        first.step()
+    assert torch.equal(whole, halves)
+
+
+def test_xavier_has_variance_one_over_the_fan_in():
+    weight = caffe.xavier_uniform_(torch.empty(1000, 800, dtype=torch.float64), fan_in=800)
+    assert weight.var().item() * 800 == pytest.approx(1, abs=5 * (0.8 / weight.numel()) ** 0.5)
+    assert weight.abs().max().item() <= (3 / 800) ** 0.5
+
+
+def test_a_rate_of_zero_is_refused():
+    with pytest.raises(ValueError, match=r"lr must be positive, got 0\.0"):
+        caffe.SGD([nn.Parameter(torch.ones(1))], lr=0.0)
