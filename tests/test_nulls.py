@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.testing import assert_allclose
+
+from rmtnet.nulls import iid_blocks, ordered_null
+
+
+def test_the_mean_square_of_all_singular_values_is_the_longer_side():
+    # E sum s_i^2 = number of entries, per block and in all.
+    null = ordered_null(4, 30, 50, draws=64)
+    per_draw = 4 * 30 * 50
+    error = (2 / (per_draw * 64)) ** 0.5
+    spread = ((null.high - null.low) / 3.29) ** 2
+    assert (null.mean**2 + spread).sum() / per_draw == pytest.approx(1, abs=5 * error + 0.003)
+
+
+def test_the_largest_singular_value_follows_tracy_widom():
+    rows, columns = 100, 160
+    null = ordered_null(1, rows, columns, draws=64, seed=3)
+    root_sum = np.sqrt(rows - 0.5) + np.sqrt(columns - 0.5)
+    scale = root_sum * (1 / np.sqrt(rows - 0.5) + 1 / np.sqrt(columns - 0.5)) ** (1 / 3)
+    # Mean and variance of Tracy-Widom, beta 1; centring and scaling as Ma (2012).
+    mean, deviation = root_sum**2 - 1.2065335745820 * scale, np.sqrt(1.6077810345810) * scale
+    error = deviation / np.sqrt(64) / (2 * np.sqrt(mean))
+    assert null.mean[0] == pytest.approx(np.sqrt(mean), abs=5 * error)
+
+
+def test_one_by_one_blocks_are_order_statistics_of_the_half_normal():
+    null = ordered_null(9, 1, 1, draws=4000)
+    median_rank = scipy.stats.halfnorm.ppf(scipy.stats.beta.median(5, 5))
+    assert null.mean[4] == pytest.approx(median_rank, abs=0.03)
+    assert null.low[4] == pytest.approx(scipy.stats.halfnorm.ppf(scipy.stats.beta.ppf(0.05, 5, 5)), abs=0.03)
+    assert null.high[4] == pytest.approx(scipy.stats.halfnorm.ppf(scipy.stats.beta.ppf(0.95, 5, 5)), abs=0.05)
+
+
+def test_a_fresh_draw_lies_in_the_band_nine_times_in_ten():
+    null = ordered_null(1, 40, 60, draws=400)
+    fresh = np.linalg.svd(np.random.default_rng(9).normal(size=(400, 40, 60)), compute_uv=False)
+    inside = ((fresh >= null.low) & (fresh <= null.high)).mean(axis=0)
+    assert_allclose(inside, 0.9, atol=5 * (2 * 0.9 * 0.1 / 400) ** 0.5)
+
+
+def test_equal_seeds_give_equal_results_and_global_state_is_left_alone():
+    np.random.seed(0)  # noqa: NPY002
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first = ordered_null.__wrapped__(2, 5, 8, draws=20, seed=1)
+    again = ordered_null.__wrapped__(2, 5, 8, draws=20, seed=1)
+    other = ordered_null.__wrapped__(2, 5, 8, draws=20, seed=2)
+    assert np.array_equal(first.mean, again.mean)
+    assert not np.array_equal(first.mean, other.mean)
+    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+def test_large_matrices_take_fewer_draws():
+    assert ordered_null(1, 5, 8).draws == 64
+    assert ordered_null(1, 1, 5000).draws == 64
+    assert ordered_null(1, 1100, 1101).draws == 16
+
+
+def test_iid_blocks_have_the_variance_asked_for():
+    entries = iid_blocks((10, 100, 100), 4.0, np.random.default_rng(0))
+    assert entries.var() == pytest.approx(4, rel=5 * (2 / entries.size) ** 0.5)
