@@ -1,0 +1,158 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+import xarray as xr
+from numpy.testing import assert_allclose
+
+from rmtnet import analysis, results
+from rmtnet.store import MatrixSpec, RunWriter, open_run
+
+STEPS = [0, 10, 100]
+
+
+def make_run(folder, name, blocks=1, *, seed=0, steps=STEPS, shape=(20, 40), scale=1.0, spoil=None, layers=("ip1",)):
+    """A run of iid noise: blocks of variance `scale` times the number of blocks."""
+    rng = np.random.default_rng([seed, blocks])
+    rows, columns = shape[0] // blocks, shape[1] // blocks
+    form = "dense" if blocks == 1 else "block_diagonal"
+    place = tuple(range(blocks))
+    specs = [
+        MatrixSpec(layer, (blocks, rows, columns), np.dtype("float32"), form, *shape, place, place) for layer in layers
+    ]
+    with RunWriter.create(folder / f"{name}.zarr", {"seed": seed}) as writer:
+        writer.declare(specs)
+        stack = rng.normal(scale=(scale * blocks) ** 0.5, size=(len(steps), blocks, rows, columns)).astype("float32")
+        if spoil is not None:
+            stack[spoil, 0, 0, 0] = np.nan
+        writer.append(steps, dict.fromkeys(layers, stack))
+        writer.append_metrics([10, 100], {"accuracy": np.array([0.5, 0.9]), "variance": np.array([7.0, 7.0])})
+        writer.commit()
+    return open_run(folder / f"{name}.zarr")
+
+
+def test_sisters_are_compared_with_the_dense_one(tmp_path):
+    dense, sister = make_run(tmp_path, "b1"), make_run(tmp_path, "b4", 4)
+    found = analysis.analyze_runs([dense, sister], references=[dense])
+    assert dict(found.sizes) == {"run": 2, "layer": 1, "step": 3, "order": 20}
+    at = found.sel(run="b4", layer="ip1", step=100)
+    expected = np.var(sister["ip1"].sel(step=100).values.astype(float)) / np.var(
+        dense["ip1"].sel(step=100).values.astype(float)
+    )
+    assert at["variance_ratio"] == pytest.approx(expected, rel=1e-12)
+    assert at["reference_variance"] == pytest.approx(np.var(dense["ip1"].sel(step=100).values.astype(float)))
+    assert found.sel(run="b1", layer="ip1", step=100)["variance_ratio"] == pytest.approx(1)
+    assert (at["blocks"], at["m"], at["n"], at["form"]) == (4, 5, 10, "block_diagonal")
+    assert found["accuracy"].sel(run="b4", step=100) == 0.9
+    assert np.isnan(found["accuracy"].sel(run="b4", step=0))
+    assert all(found[name].attrs["long_name"] for name in analysis.DESCRIPTIONS)
+
+
+def test_without_reference_the_null_is_the_layers_own(tmp_path):
+    sister = make_run(tmp_path, "b4", 4)
+    found = analysis.analyze_runs([sister])
+    assert_allclose(found["reference_variance"], found["variance"])
+    assert found["variance_ratio"].isnull().all()
+    # R has the same blocks, so noise deviates from it by sampling alone.
+    assert (found["mean_deviation"] < 0.1).all()
+
+
+def test_every_run_is_compared_with_the_dense_sister_of_its_seed(tmp_path):
+    dense = [make_run(tmp_path, f"b1-{seed}", seed=seed, scale=seed + 1) for seed in (0, 1)]
+    sisters = [make_run(tmp_path, f"b4-{seed}", 4, seed=seed, scale=seed + 1) for seed in (0, 1)]
+    found = analysis.analyze_runs(sisters, references=dense)
+    assert_allclose(found["variance_ratio"], 4, rtol=0.3)
+    assert list(found["seed"].values) == [0, 1]
+    with pytest.raises(ValueError, match="0 references have its seed \\(2\\); give one for each seed"):
+        analysis.analyze_runs([make_run(tmp_path, "b4-2", 4, seed=2)], references=dense)
+
+
+def test_runs_of_other_layers_and_steps_stand_side_by_side(tmp_path):
+    one = make_run(tmp_path, "one", layers=("ip1", "ip2"))
+    other = make_run(tmp_path, "other", 2, steps=[0, 7], shape=(8, 6), layers=("head",))
+    found = analysis.analyze_runs([one, other])
+    assert dict(found.sizes) == {"run": 2, "layer": 3, "step": 4, "order": 20}
+    assert found["blocks"].sel(run="other", layer="ip1") == 0
+    assert found["variance"].sel(run="other", layer="ip1").isnull().all()
+    table = analysis.long_table(found)
+    assert set(zip(table["run"], table["layer"], table["step"], strict=True)) == {
+        *(("one", layer, step) for layer in ("ip1", "ip2") for step in STEPS),
+        *(("other", "head", step) for step in (0, 7)),
+    }
+
+
+def test_the_long_table_round_trips_through_csv_exactly(tmp_path):
+    found = analysis.analyze_runs([make_run(tmp_path, "b4", 4)])
+    table = analysis.long_table(found)
+    assert list(table.columns) == ["run", "layer", "form", "step", "blocks", "m", "n", "statistic", "value"]
+    assert set(table["statistic"]) == set(analysis.STATISTICS) - {"variance_ratio"}
+    rows = list(csv.DictReader(io.StringIO(table.to_csv(index=False))))
+    assert [float(row["value"]) for row in rows] == list(table["value"])
+    assert [row["statistic"] for row in rows] == list(table["statistic"])
+
+
+@pytest.mark.parametrize("name", ["results.nc", "results.zarr"])
+def test_results_on_disk_are_the_results(tmp_path, name):
+    found = analysis.analyze_runs([make_run(tmp_path, "b4", 4)])
+    for _ in range(2):
+        results.write(found, tmp_path / name)
+    xr.testing.assert_equal(results.read(tmp_path / name), found)
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [(None, STEPS), ("0,last", [0, 100]), ("first", [0]), ("5:", [10, 100]), (":10", [0, 10]), ("first:last", STEPS)],
+)
+def test_steps_are_chosen_by_number_or_word(chosen, expected):
+    assert list(analysis.choose_steps(np.array(STEPS), chosen)) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("5", "step 5 was not recorded; there are 3 steps from 0 to 100"),
+        ("soon", "steps must be like 0,100,last or first:1000, got 'soon'"),
+        ("1:2:3", "steps must be like"),
+    ],
+)
+def test_wrong_steps_are_one_clear_error(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        analysis.choose_steps(np.array(STEPS), chosen)
+
+
+def test_bad_runs_are_one_clear_error(tmp_path):
+    dense = make_run(tmp_path, "b1")
+    with pytest.raises(ValueError, match="layer 'ip1' holds NaN or infinity at step 10"):
+        analysis.analyze_runs([make_run(tmp_path, "nan", spoil=1)])
+    with pytest.raises(ValueError, match="no layer matches 'conv'; recorded are ip1"):
+        analysis.analyze_runs([dense], layer="conv")
+    with pytest.raises(ValueError, match="two runs are named 'b1'"):
+        analysis.analyze_runs([dense, dense])
+    with pytest.raises(ValueError, match=r"is \(20, 40\) in the run and \(10, 40\) in .*: no sisters"):
+        analysis.analyze_runs([dense], references=[make_run(tmp_path, "small", shape=(10, 40))])
+    with pytest.raises(ValueError, match="has no step in common with the runs"):
+        analysis.analyze_runs([dense], references=[make_run(tmp_path, "late", steps=[1, 2, 3])])
+    with pytest.raises(ValueError, match="the reference has no layer 'ip1'; it has head"):
+        analysis.analyze_runs([dense], references=[make_run(tmp_path, "other", layers=("head",))])
+    with pytest.raises(ValueError, match="no step of layer 'ip1' is recorded in 11:12"):
+        analysis.analyze_runs([dense], steps="11:12")
+
+
+def test_results_are_never_written_over_something_else(tmp_path):
+    run = make_run(tmp_path, "b1")
+    (tmp_path / "notes.nc").write_text("mine")
+    for path, message in (
+        (run.path, "holds no results of rmtnet: not overwritten"),
+        (tmp_path / "notes.nc", "holds no results of rmtnet: not overwritten"),
+        (tmp_path / "results.csv", "ending in .nc or .zarr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            results.check_target(path)
+    with pytest.raises(FileNotFoundError, match="no such folder to write results into"):
+        results.check_target(tmp_path / "nowhere" / "results.nc")
+    with pytest.raises(FileNotFoundError, match="does not exist: write it with"):
+        results.read(tmp_path / "nothing.nc")
+    with pytest.raises(ValueError, match="holds no Dataset"):
+        results.read(tmp_path / "notes.nc")
