@@ -1,0 +1,59 @@
+"""rmtnet: what happens inside a layer while it trains, seen through random-matrix theory."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmtnet import store
+    from rmtnet.analysis import analyze_runs, long_table
+    from rmtnet.bulk import BulkFit, fit_bulk
+    from rmtnet.laws import MarchenkoPastur
+    from rmtnet.nulls import ordered_null
+    from rmtnet.record import Recorder
+    from rmtnet.sisters import mean_deviation, singular_value_ratio, variance_ratio
+    from rmtnet.spectra import aggregate, eigenvalues, singular_values, variance
+    from rmtnet.study import Study
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MarchenkoPastur": "laws",
+    "Recorder": "record",
+    "Study": "study",
+    **dict.fromkeys(("analyze_runs", "long_table"), "analysis"),
+    **dict.fromkeys(("BulkFit", "fit_bulk"), "bulk"),
+    **dict.fromkeys(("mean_deviation", "singular_value_ratio", "variance_ratio"), "sisters"),
+    **dict.fromkeys(("aggregate", "eigenvalues", "singular_values", "variance"), "spectra"),
+    "ordered_null": "nulls",
+}
+
+__all__ = [
+    "BulkFit",
+    "MarchenkoPastur",
+    "Recorder",
+    "Study",
+    "aggregate",
+    "analyze_runs",
+    "eigenvalues",
+    "fit_bulk",
+    "long_table",
+    "mean_deviation",
+    "ordered_null",
+    "singular_value_ratio",
+    "singular_values",
+    "store",
+    "variance",
+    "variance_ratio",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"rmtnet.{_HOMES[name]}"), name)
+    if name == "store":
+        return importlib.import_module("rmtnet.store")
+    raise AttributeError(f"module 'rmtnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,205 @@
+"""The command line: each command opens, calls one thing of the library, prints."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """A group that turns exceptions into one line: exit code 2 for bad input, 1 for a failure of ours."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort, KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get("RMTNET_DEBUG"):
+                raise
+            line = _one_line(error)
+            if isinstance(error, OSError) or _raised_by_us(error):
+                click.echo(f"rmtnet: {line}", err=True)
+                ctx.exit(2)
+            click.echo(
+                f"rmtnet: this is a failure of ours: {type(error).__name__}: {line} (RMTNET_DEBUG=1 shows where)",
+                err=True,
+            )
+            ctx.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether one of our own checks raised it: what a library raises inside us, we failed to check."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("rmtnet.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rmtnet")
+def main() -> None:
+    """What happens inside a layer while it trains: record weights, analyse them against random-matrix laws."""
+
+
+@main.command()
+@click.argument("study", type=PATH)
+@click.option("-o", "--output", metavar="DIR", type=PATH, help="Folder of the runs.  [default: runs/<name of STUDY>]")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a field of every run; repeatable.")
+@click.option("--only", metavar="GLOB", default="*", help="Train only the runs whose names match.")
+def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str) -> None:
+    """Train and record what the study file STUDY declares; go on where an earlier call stopped.
+
+    STUDY is a Python file and is executed.
+
+    \b
+    Example:
+        rmtnet train studies/lenet5_embedded.py -o runs/demo --set iterations=600
+    """
+    from rmtnet import training
+    from rmtnet.study import chosen, load_studies, with_settings
+    from rmtnet.terminal import TrainingProgress
+
+    studies = with_settings(chosen(load_studies(study), only), dict(map(_key_value, settings)))
+    folder = output or Path("runs") / study.stem
+    done = [training.steps_done(declared, folder) for declared in studies]
+    left = sum(declared.iterations - steps for declared, steps in zip(studies, done, strict=True))
+    try:
+        with TrainingProgress(left) as progress:
+            for declared, steps in zip(studies, done, strict=True):
+                if steps < declared.iterations:
+                    progress.start(declared.name, steps, declared.iterations)
+                    training.run(declared, folder, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("stopped; what was recorded is safe, the same command goes on from here", err=True)
+        raise click.exceptions.Exit(130) from None
+    for declared in studies:
+        click.echo(training.store_path(declared, folder))
+
+
+@main.command()
+@click.argument("path", type=PATH)
+def info(path: Path) -> None:
+    """Show what the run store PATH holds.
+
+    \b
+    Example:
+        rmtnet info runs/demo/b10.zarr
+    """
+    from rmtnet import store
+    from rmtnet.terminal import run_table, show
+
+    run = store.open_run(path)
+    for key, value in run.attrs.items():
+        click.echo(f"{key}: {value}")
+    metrics = [str(name) for name in run.metrics]
+    click.echo(f"metrics: {', '.join(metrics) or 'none'} ({run.metrics.sizes['step']} steps)")
+    click.echo(f"bytes: {sum(file.stat().st_size for file in path.rglob('*') if file.is_file()):,}")
+    show(run_table(run))
+
+
+@main.command()
+@click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
+@click.option("--reference", "references", metavar="PATH", type=PATH, multiple=True,
+              help="Run of the dense sister; repeat it, one for each seed.")  # fmt: skip
+@click.option("--layer", metavar="GLOB", default="*", help="Only the layers whose names match.")
+@click.option("--steps", metavar="STEPS", help="Such as 0,100,last or first:1000.  [default: all]")
+@click.option(
+    "-o", "--output", metavar="FILE", type=PATH, help="Write all results, spectra too, to FILE.nc or FILE.zarr."
+)
+@click.option("--spectra", metavar="STEPS", help="Keep whole spectra at these steps only.  [default: all]")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--plots", metavar="DIR", type=PATH, help="Draw each layer's results into DIR.")
+def analyze(
+    paths: tuple[Path, ...], references: tuple[Path, ...], layer: str, steps: str | None, output: Path | None,
+    spectra: str | None, form: str, plots: Path | None,
+) -> None:  # fmt: skip
+    """Compare the recorded matrices of the runs PATH... with random matrices and with their dense sister.
+
+    \b
+    Examples:
+        rmtnet analyze runs/demo/*.zarr --reference runs/demo/b1.zarr -o demo.nc
+        rmtnet analyze model.zarr --layer 'encoder.*' --steps 0,last --format csv > model.csv
+    """
+    from rmtnet import analysis, results, store, terminal
+
+    if output:
+        results.check_target(output)
+    runs = [store.open_run(path) for path in sorted(paths, key=_natural)]
+    runs = [run for run in runs if len(runs) == 1 or "superseded" not in run.attrs]
+    with terminal.status() as progress:
+        found = analysis.analyze_runs(
+            runs, references=[store.open_run(path) for path in references], layer=layer, steps=steps, progress=progress
+        )
+    if spectra:
+        found = analysis.with_spectra_at(found, spectra)
+    if output:
+        results.write(found, output)
+    if form == "table":
+        terminal.show(terminal.results_table(found))
+    elif form == "csv":
+        analysis.long_table(found).to_csv(sys.stdout, index=False)
+    else:
+        click.echo(json.dumps(analysis.long_table(found).to_dict(orient="records"), indent=1))
+    if plots:
+        from rmtnet.publish import save_overviews
+
+        save_overviews(found, plots)
+
+
+@main.group()
+def datasets() -> None:
+    """Where training data comes from."""
+
+
+@datasets.command("list")
+def list_datasets() -> None:
+    """List the datasets, and where each would be taken from now.
+
+    \b
+    Example:
+        rmtnet datasets list
+    """
+    from rmtnet.datasets import SOURCES, locate
+
+    for name, source in SOURCES.items():
+        click.echo(f"{name:8} {source.description}; {source.licence}; {locate(name)}")
+
+
+@datasets.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Fetch the dataset NAME, if it is not on this machine, and verify its checksums.
+
+    \b
+    Example:
+        rmtnet datasets fetch mnist
+    """
+    from rmtnet import datasets
+
+    paths = datasets.fetch(name)
+    click.echo("\n".join(map(str, paths)) or f"{name} is {datasets.locate(name)}: nothing to fetch")
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts b5 before b10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part]
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"--set takes KEY=VALUE, got {text!r}")
+    return key.strip(), value.strip()

@@ -1,0 +1,238 @@
+"""The command line as a shell sees it: what it prints where, and with which exit code."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+from test_analysis import make_run
+
+from rmtnet import cli
+
+STUDY = '''
+"""Two small sisters on random images."""
+import numpy as np
+from functools import partial
+from torch import nn
+from rmtnet.datasets import Images
+from rmtnet.layers import BlockDiagonalLinear
+from rmtnet.schedules import every
+from rmtnet.study import Study
+
+def images():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, size=(60, 1, 4, 6), dtype=np.uint8)
+    labels = np.arange(60) % 3
+    return Images("noise", "drawn here", pixels[:40], labels[:40], pixels[40:], labels[40:])
+
+def network(blocks):
+    first = nn.Linear(24, 12) if blocks == 1 else BlockDiagonalLinear(24, 12, blocks)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(12, 3))
+
+study = [
+    Study(name=f"b{b}", network=partial(network, b), dataset=images, iterations=30, batch=8,
+          layers=["1"], record=every(10), evaluate=every(10))
+    for b in (1, 2)
+]
+'''
+
+
+def rmtnet(*arguments, code=0):
+    outcome = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    assert outcome.exit_code == code, outcome.output
+    return outcome
+
+
+def error_of(*arguments, code=2):
+    """The one line, the last, that bad input is answered with."""
+    outcome = rmtnet(*arguments, code=code)
+    lines = outcome.stderr.strip().splitlines()
+    assert "Traceback" not in outcome.output
+    assert [line for line in lines if line.startswith("rmtnet: ")] == lines[-1:], outcome.stderr
+    return lines[-1]
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    path = tmp_path / "study.py"
+    path.write_text(STUDY)
+    return path
+
+
+def test_train_info_analyze_are_one_way_through(study, tmp_path):
+    runs = tmp_path / "runs"
+    assert rmtnet("train", study, "-o", runs).stdout.split() == [str(runs / "b1.zarr"), str(runs / "b2.zarr")]
+    shown = rmtnet("info", runs / "b2.zarr").stdout
+    assert "block_diagonal" in shown
+    assert "metrics: accuracy, loss (31 steps)" in shown
+    paths = [runs / "b1.zarr", runs / "b2.zarr", "--reference", runs / "b1.zarr"]
+    table = rmtnet("analyze", *paths, "-o", tmp_path / "r.nc", "--plots", tmp_path / "plots").stdout
+    assert "variance ratio" in table
+    assert (tmp_path / "plots" / "1.png").stat().st_size > 10_000
+    with xr.open_dataset(tmp_path / "r.nc") as found:
+        assert list(found["run"].values) == ["b1", "b2"]
+        assert float(found["variance_ratio"].sel(run="b2", layer="1", step=0)) == pytest.approx(2, rel=0.6)
+
+
+def test_csv_and_json_pipe_cleanly_and_agree(tmp_path):
+    runs = [make_run(tmp_path, "b10", 10).path, make_run(tmp_path, "b2", 2).path]
+    as_csv = rmtnet("analyze", *runs, "--format", "csv")
+    as_json = rmtnet("analyze", *runs, "--format", "json")
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert as_csv.stderr == as_json.stderr == ""
+    assert rows[0]["run"] == "b2", "in natural order"
+    assert list(rows[0]) == ["run", "layer", "form", "step", "blocks", "m", "n", "statistic", "value"]
+    assert [{**row, "value": float(row["value"])} for row in rows] == [
+        {**{key: str(value) for key, value in row.items()}, "value": row["value"]} for row in json.loads(as_json.stdout)
+    ]
+
+
+def test_a_real_pipe_that_closes_early_is_no_failure(tmp_path):
+    run = make_run(tmp_path, "b2", 2, steps=list(range(300))).path
+    script = f"{sys.executable} -m rmtnet analyze {run} --format csv | head -n 1"
+    outcome = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert outcome.stdout.startswith("run,layer,form")
+    assert "Traceback" not in outcome.stderr
+
+
+def test_training_again_changes_nothing_and_more_iterations_go_on(study, tmp_path):
+    rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1")
+    before = (tmp_path / "runs" / "b1.zarr" / "zarr.json").read_bytes()
+    rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1")
+    assert (tmp_path / "runs" / "b1.zarr" / "zarr.json").read_bytes() == before
+    again = rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1", "--set", "iterations=50")
+    assert "b1: goes on from step 30, 50 steps" in again.stderr
+
+
+def test_help_is_quick_to_load_and_every_command_has_an_example():
+    for command in ("train", "info", "analyze", "datasets list", "datasets fetch"):
+        assert "Example" in rmtnet(*command.split(), "--help").stdout
+    code = "import sys; from rmtnet.cli import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "numpy", "xarray", "zarr", "rich"}.isdisjoint(loaded)
+
+
+def test_datasets_are_listed_with_their_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("RMTNET_CACHE", str(tmp_path))
+    monkeypatch.delenv("RMTNET_DATA", raising=False)
+    listed = rmtnet("datasets", "list").stdout
+    assert "to download" in listed
+    assert "embedded" in listed
+    assert "nothing to fetch" in rmtnet("datasets", "fetch", "mnist5k").stdout
+    assert "no dataset" in error_of("datasets", "fetch", "cats").lower() or "mnist5k" in error_of(
+        "datasets", "fetch", "cats"
+    )
+
+
+def test_paths_that_are_no_runs_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    xr.Dataset({"x": ("t", [1.0])}).to_zarr(tmp_path / "other.zarr", consolidated=False)
+    for command in ("info", "analyze"):
+        assert error_of(command, tmp_path / "missing.zarr").endswith("missing.zarr: no such run")
+        assert "no rmtnet run" in error_of(command, tmp_path / "empty")
+        assert "this is a file" in error_of(command, tmp_path / "file")
+        assert "no rmtnet run" in error_of(command, tmp_path / "other.zarr")
+
+
+def test_damaged_and_diverged_runs_are_one_line(tmp_path):
+    run = make_run(tmp_path, "b1").path
+    chunk = next(path for path in (run / "weights" / "ip1" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    line = error_of("analyze", run)
+    assert "layer 'ip1' cannot be read between steps 0 and 100, a chunk is damaged" in line
+    chunk.unlink()
+    assert "holds NaN or infinity at step 0" in error_of("analyze", run)
+    assert "at step 10" in error_of("analyze", make_run(tmp_path, "nan", spoil=1).path)
+
+
+def test_bad_options_are_one_line(tmp_path):
+    run = make_run(tmp_path, "b1").path
+    assert "no layer matches 'conv*'; recorded are ip1" in error_of("analyze", run, "--layer", "conv*")
+    assert "step 5 was not recorded" in error_of("analyze", run, "--steps", "5")
+    assert "ending in .nc or .zarr" in error_of("analyze", run, "-o", tmp_path / "r.txt")
+    assert "no such run" in error_of("analyze", run, "--reference", tmp_path / "b0.zarr")
+
+
+def test_bad_studies_are_one_line_with_the_place_and_the_cure(study, tmp_path):
+    def broken(old, new):
+        path = tmp_path / "broken.py"
+        path.write_text(STUDY.replace(old, new))
+        return error_of("train", path, "-o", tmp_path / "runs")
+
+    assert "no such study file" in error_of("train", tmp_path / "nothing.py")
+    assert "did you mean 'iterations'?" in broken("iterations=30", "iteratons=30")
+    assert "broken.py:22: " in broken("iterations=30", "iterations=0")
+    assert "set 'study' to a Study" in broken("study = [", "studies = [")
+    assert "SyntaxError" in broken("study = [", "study = [[")
+    assert "no layer matches 'ip1'; this model has 1, 3" in broken('layers=["1"]', 'layers=["ip1"]')
+    assert "cannot set 'rate'; these can be set: batch, " in error_of("train", study, "--set", "rate=1")
+    assert "iterations must be a whole number, got '1e3'" in error_of("train", study, "--set", "iterations=1e3")
+    assert "no study matches 'c*'; there are b1, b2" in error_of("train", study, "--only", "c*")
+    assert "KEY=VALUE" in rmtnet("train", study, "--set", "iterations", code=2).stderr
+
+
+def test_a_dataset_file_with_a_wrong_checksum_is_one_line(monkeypatch, tmp_path, study):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"not the digits")
+    monkeypatch.setenv("RMTNET_DATA", str(tmp_path))
+    line = error_of("train", study, "-o", tmp_path / "runs", "--set", "dataset=mnist")
+    assert "train-images-idx3-ubyte.gz" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_one_line(study, tmp_path):
+    folder = tmp_path / "sealed"
+    folder.mkdir(mode=0o500)
+    assert "Permission denied" in error_of("train", study, "-o", folder)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing_recorded(study, tmp_path, monkeypatch):
+    from rmtnet.record import Recorder
+    from rmtnet.store import open_run
+
+    real = Recorder.flush
+    calls = []
+
+    def flush(self):
+        calls.append(self.step)
+        if self.step > 1:
+            raise OSError(28, "No space left on device", str(self.path))
+        real(self)
+
+    monkeypatch.setattr(Recorder, "flush", flush)
+    monkeypatch.setattr("rmtnet.record._BUFFER_BYTES", 1)
+    line = error_of("train", study, "-o", tmp_path / "runs", "--only", "b1")
+    assert "No space left on device" in line
+    assert list(open_run(tmp_path / "runs" / "b1.zarr")["1"]["step"].values) == [0]
+    monkeypatch.undo()
+    rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1")
+    assert list(open_run(tmp_path / "runs" / "b1.zarr")["1"]["step"].values) == [0, 10, 20, 30]
+
+
+def test_a_failure_of_ours_is_one_line_with_exit_code_1(tmp_path, monkeypatch):
+    run = make_run(tmp_path, "b1").path
+    monkeypatch.setattr("rmtnet.analysis.long_table", lambda found: [].nothing)
+    assert error_of("analyze", run, "--format", "csv", code=1).startswith(
+        "rmtnet: this is a failure of ours: AttributeError"
+    )
+
+
+def test_superseded_runs_are_left_out_when_there_are_others(tmp_path):
+    run = make_run(tmp_path, "b1").path
+    from rmtnet.store import RunWriter
+
+    with RunWriter(run) as writer:
+        copy = writer.rewind(10)
+    assert copy is not None
+    rows = list(csv.DictReader(io.StringIO(rmtnet("analyze", run, copy, "--format", "csv").stdout)))
+    assert {row["run"] for row in rows} == {"b1"}
+    assert "superseded" in rmtnet("analyze", copy, "--format", "csv").stdout
+    shutil.rmtree(copy)
