@@ -1,6 +1,5 @@
 """Caffe's conventions that the papers trained under and torch does not share."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +56,16 @@ class SGD(torch.optim.SGD):
                 raise ValueError(f"lr must be positive, got {group['lr']}")
             rate = {"base_lr": group["lr"], "base_momentum": group["momentum"], "gamma": gamma, "power": power}
             group.update(rate, iteration=0)
+        # Not by overriding step: torch would call other hooks twice, for the class and for its parent.
+        self.register_step_pre_hook(_set_rates)
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        for group in self.param_groups:
-            rate = group["base_lr"] * (1 + group["gamma"] * group["iteration"]) ** -group["power"]
-            group["momentum"] = group["base_momentum"] * group["lr"] / rate
-            group["lr"] = rate
-            group["iteration"] += 1
-        return super().step(closure)
+
+def _set_rates(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    for group in optimizer.param_groups:
+        rate = group["base_lr"] * (1 + group["gamma"] * group["iteration"]) ** -group["power"]
+        group["momentum"] = group["base_momentum"] * group["lr"] / rate
+        group["lr"] = rate
+        group["iteration"] += 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,43 @@
+"""One writer a run: an advisory lock that dies with the process that holds it."""
+
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO
+
+
+class RunLocked(OSError):
+    """Another process is writing this run."""
+
+
+def acquire(run: Path, *, wait: float = 2.0) -> IO[str]:
+    """Lock ``run`` for writing and return the open lock file: closing it gives the lock back.
+
+    Parameters
+    ----------
+    wait : seconds to let a writer that is just ending finish
+
+    Raises
+    ------
+    RunLocked
+        If another process still holds the lock after ``wait`` seconds; it names pid and host.
+    """
+    file = open(run / ".lock", "a+")  # noqa: SIM115  the caller keeps it open
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read().strip() or "an unknown process"
+                file.close()
+                raise RunLocked(f"{run}: {owner} is writing this run; stop it, or record elsewhere") from None
+            time.sleep(0.05)
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

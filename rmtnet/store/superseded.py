@@ -1,0 +1,63 @@
+"""Keeping what a resumed training leaves behind: rows after the checkpoint, as a run of their own."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+
+def copy_tail(run: Path, root: zarr.Group, arrays: Mapping[str, Mapping[str, Any]], keep: Mapping[str, int]) -> Path:
+    """Copy the committed rows from ``keep[group]`` on into ``<run>.superseded-<k>.zarr``, whole, by one rename.
+
+    Parameters
+    ----------
+    root : the open run
+    arrays : array path -> its committed metadata
+    keep : group -> rows that stay
+    """
+    path = _free_name(run)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy = zarr.create_group(partial, zarr_format=3, attributes={**root.attrs.asdict(), "superseded": path.name})
+    for group in keep:
+        copy.create_group(group)
+    for name, metadata in arrays.items():
+        start = keep[name.split("/")[0]] if metadata["dimension_names"][0] == "step" else 0
+        stop = metadata["shape"][0]
+        source = root[name]
+        assert isinstance(source, zarr.Array)
+        _copy_rows(source, copy, name, metadata["dimension_names"], range(start, stop))
+    consolidate(copy)
+    os.rename(partial, path)
+    return path
+
+
+def consolidate(root: zarr.Group) -> None:
+    """Collect the metadata of all arrays at the root, where readers look."""
+    with warnings.catch_warnings():
+        # zarr says that the v3 spec lacks consolidated metadata, and that the lock file is no array: both are known.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(root.store)
+
+
+def _free_name(run: Path) -> Path:
+    stem = run.name.removesuffix(".zarr")
+    k = 1
+    while (path := run.with_name(f"{stem}.superseded-{k}.zarr")).exists():
+        k += 1
+    return path
+
+
+def _copy_rows(source: zarr.Array[Any], root: zarr.Group, name: str, dimensions: Sequence[str], rows: range) -> None:
+    copy = root.create_array(
+        name, shape=(len(rows), *source.shape[1:]), chunks=source.chunks, dtype=source.dtype,
+        fill_value=source.fill_value, compressors=source.compressors or None, attributes=source.attrs.asdict(),
+        dimension_names=dimensions, config={"write_empty_chunks": True},
+    )  # fmt: skip
+    for row in range(0, len(rows), source.chunks[0]):
+        stop = min(row + source.chunks[0], len(rows))
+        copy[row:stop] = source[rows.start + row : rows.start + stop]

@@ -1,0 +1,242 @@
+"""Training a declared study, recorded, and going on where it stopped."""
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rmtnet import datasets
+from rmtnet.record import Recorder
+from rmtnet.schedules import at
+from rmtnet.store import open_run
+from rmtnet.study import Study
+
+_CHECKPOINT_SECONDS = 15.0
+_TEST_BATCH = 1000
+_MAY_DIFFER = ("iterations", "device")
+
+
+class DataOrder:
+    """Which samples make the batch of a step: endless epochs, each a permutation of its own, without gaps.
+
+    It depends on nothing but its arguments, so a resumed training sees the order it would have seen.
+
+    Parameters
+    ----------
+    size : number of samples
+    batch : samples a step
+    seed : of the permutations
+    """
+
+    def __init__(self, size: int, batch: int, seed: int):
+        self.size, self.batch, self.seed = size, batch, seed
+        self._permutation = functools.lru_cache(maxsize=2)(self._drawn)
+
+    def __call__(self, step: int) -> NDArray[np.int64]:
+        """(batch,) indices of step ``step``, the first being 0."""
+        epochs, positions = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), self.size)
+        order = np.empty(self.batch, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            order[epochs == epoch] = self._permutation(int(epoch))[positions[epochs == epoch]]
+        return order
+
+    def _drawn(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+
+
+class Training:
+    """A network, its optimizer and its data at one step of a study."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        _check_device(study.device)
+        images = datasets.load(study.dataset) if isinstance(study.dataset, str) else study.dataset()
+        as_tensors = functools.partial(map, lambda array: torch.from_numpy(array).to(study.device))
+        self.images, self.labels = as_tensors((images.train_images, images.train_labels))
+        self.test_images, self.test_labels = as_tensors((images.test_images, images.test_labels))
+        self.order = DataOrder(len(self.labels), study.batch, study.seed)
+        torch.manual_seed(study.seed)
+        self.model = study.network().to(study.device)
+        self.optimizer = study.optimizer(self.model)
+        self.step = 0
+
+    def advance(self) -> float:
+        """Do one optimizer step; returns the loss of its batch."""
+        samples = torch.from_numpy(self.order(self.step)).to(self.study.device)
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = self.study.loss(self.model(self._pixels(self.images[samples])), self.labels[samples])
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """Fraction of the test images that are classified right."""
+        self.model.eval()
+        right = 0
+        for images, labels in zip(
+            self.test_images.split(_TEST_BATCH), self.test_labels.split(_TEST_BATCH), strict=True
+        ):
+            right += int((self.model(self._pixels(images)).argmax(1) == labels).sum())
+        return right / len(self.test_labels)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = {
+            "study": self.study.to_json(),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        partial = path.with_name(path.name + ".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state that :meth:`save` wrote; a ValueError if it is of another network or optimizer."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            what = f"the checkpoint of {self.study.name!r} does not fit its network or optimizer"
+            cause = " ".join(str(error).split())
+            raise ValueError(f"{what} ({cause}): choose another folder with -o") from error
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+        self.step = state["step"]
+
+    def _pixels(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float() * self.study.pixel_scale
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def store_path(study: Study, folder: Path) -> Path:
+    """Where the run of ``study`` is recorded."""
+    return folder / f"{study.name}.zarr"
+
+
+def steps_done(study: Study, folder: Path) -> int:
+    """Steps of ``study`` that need no repeating: those of its checkpoint, or all if the store has the last one.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run of that name of another study.
+    """
+    state = _checkpoint(study, folder)
+    if state is not None:
+        return min(int(state["step"]), study.iterations)
+    path = store_path(study, folder)
+    if not path.exists():
+        return 0
+    run = open_run(path)
+    _check_same_study(study, str(run.attrs.get("study", "{}")), path)
+    logged = run.metrics["step"].values
+    return study.iterations if len(logged) and logged[-1] >= study.iterations else 0
+
+
+def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | None = None) -> Path:
+    """Train ``study`` to its end, from its checkpoint if there is one, and return the path of its store.
+
+    Parameters
+    ----------
+    folder : where ``<name>.zarr`` and ``<name>.checkpoint.pt`` are
+    progress : called after every step with the steps done and the loss
+
+    Raises
+    ------
+    ValueError, OSError
+        If the data cannot be had, the folder cannot be written, or it holds a run of another study.
+    FloatingPointError
+        If the loss stops being a finite number.
+    """
+    path = store_path(study, folder)
+    if steps_done(study, folder) >= study.iterations:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        training = Training(study)
+        state = _checkpoint(study, folder)
+        if state is not None:
+            training.restore(state)
+        recorder = Recorder(
+            training.model,
+            path,
+            layers=study.layers,
+            when=at(study.iterations) | study.record,
+            mode="resume" if path.exists() else "x",
+            attributes={"study": study.to_json(), "seed": study.seed},
+        )
+        with recorder.attach(training.optimizer, step=training.step):
+            _train(training, recorder, _checkpoint_path(study, folder), progress)
+    return path
+
+
+def _train(
+    training: Training, recorder: Recorder, checkpoint: Path, progress: Callable[[int, float], None] | None
+) -> None:
+    study, saved = training.study, time.monotonic()
+    if training.step == 0 and study.evaluate(0):
+        recorder.log(accuracy=training.accuracy())
+    while training.step < study.iterations:
+        loss = training.advance()
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"{recorder.path}: the loss is {loss} at step {training.step}: lower the rate")
+        recorder.log(loss=loss)
+        last = training.step == study.iterations
+        if last or study.evaluate(training.step):
+            recorder.log(accuracy=training.accuracy())
+        if last or time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            recorder.flush()
+            training.save(checkpoint)
+            saved = time.monotonic()
+        if progress:
+            progress(training.step, loss)
+
+
+def _checkpoint_path(study: Study, folder: Path) -> Path:
+    return folder / f"{study.name}.checkpoint.pt"
+
+
+def _checkpoint(study: Study, folder: Path) -> dict[str, Any] | None:
+    path = _checkpoint_path(study, folder)
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        described, _ = state["study"], state["step"]
+    except Exception as error:
+        raise ValueError(f"{path}: no checkpoint that can be read; delete it to train anew") from error
+    _check_same_study(study, described, path)
+    if not store_path(study, folder).exists():
+        raise ValueError(f"{path}: the run of this checkpoint is gone; delete the checkpoint to train anew")
+    return state
+
+
+def _check_same_study(study: Study, described: str, path: Path) -> None:
+    was, now = json.loads(described), study.described()
+    for field in dataclasses.fields(study):
+        old, new = was.get(field.name), now[field.name]
+        if old != new and field.name not in _MAY_DIFFER:
+            raise ValueError(
+                f"{path} is of another study ({field.name} is {old}, now {new}): choose another folder with -o"
+            )
