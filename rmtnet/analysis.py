@@ -151,8 +151,8 @@ def _slices(weight: xr.DataArray, run: Run) -> Iterable[xr.DataArray]:
         if not finite.all():
             step = int(part["step"].values[~finite][0])
             raise ValueError(
-                f"{run.path}: layer {weight.name!r} holds NaN or infinity at step {step}: did training diverge there? "
-                f"choose earlier --steps"
+                f"{run.path}: layer {weight.name!r} holds NaN or infinity at step {step}: did training diverge there, "
+                "or is a chunk file missing? choose other --steps"
             )
         yield part
 

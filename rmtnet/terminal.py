@@ -53,7 +53,8 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop() if not self._lines else None
+        if not self._lines:
+            self._bars.stop()
 
     def start(self, name: str, done: int, total: int) -> None:
         """A run begins, or goes on after ``done`` of ``total`` steps."""
@@ -122,7 +123,9 @@ def status() -> Iterator[Callable[[str], None]]:
 def show(table: Table) -> None:
     """Print to stdout; as wide as it needs to be when that is no terminal."""
     console = Console()
-    console.print(table) if console.is_terminal else Console(width=200).print(table)
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
 
 
 def _row(values: xr.Dataset, shown: dict[str, tuple[str, str]]) -> list[str]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import io
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,19 @@ class Training:
     def __init__(self, study: Study):
         self.study = study
         _check_device(study.device)
-        images = datasets.load(study.dataset) if isinstance(study.dataset, str) else study.dataset()
+        images = _images(study)
         as_tensors = functools.partial(map, lambda array: torch.from_numpy(array).to(study.device))
         self.images, self.labels = as_tensors((images.train_images, images.train_labels))
         self.test_images, self.test_labels = as_tensors((images.test_images, images.test_labels))
         self.order = DataOrder(len(self.labels), study.batch, study.seed)
         torch.manual_seed(study.seed)
-        self.model = study.network().to(study.device)
-        self.optimizer = study.optimizer(self.model)
+        with _blamed_on(study, "network"):
+            self.model = study.network().to(study.device)
+        with _blamed_on(study, "network or loss, on a first batch,"), torch.no_grad():
+            first = slice(study.batch)
+            study.loss(self.model.eval()(self._pixels(self.images[first])), self.labels[first])
+        with _blamed_on(study, "optimizer"):
+            self.optimizer = study.optimizer(self.model)
         self.step = 0
 
     def advance(self) -> float:
@@ -101,7 +108,10 @@ class Training:
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
+        # Through memory: on a full disk torch's own writer says nothing of the disk.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        partial.write_bytes(buffer.getbuffer())
         os.replace(partial, path)
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -127,6 +137,27 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+# The sisters of a grid share their images.
+_load = functools.lru_cache(maxsize=1)(datasets.load)
+
+
+def _images(study: Study) -> datasets.Images:
+    if isinstance(study.dataset, str):
+        return _load(study.dataset)
+    with _blamed_on(study, "dataset function"):
+        return study.dataset()
+
+
+@contextmanager
+def _blamed_on(study: Study, what: str) -> Iterator[None]:
+    """What the study's own code raises is told as the study's, not as a failure of ours."""
+    try:
+        yield
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(f"the {what} of study {study.name!r} fails: {type(error).__name__}: {cause}") from error
 
 
 def store_path(study: Study, folder: Path) -> Path:

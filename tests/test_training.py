@@ -25,6 +25,7 @@ STEPS = 200
 STUDY = """
 import os, signal
 import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional
 from rmtnet import record, training
@@ -51,7 +52,7 @@ def network():
 
 
 def loss(scores, labels):
-    done["steps"] += 1
+    done["steps"] += torch.is_grad_enabled()
     if done["steps"] == {stop}:
         {how}
     return functional.cross_entropy(scores, labels)
@@ -318,8 +319,8 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_rows(tmp_path)
     study_steps = []
 
     def done(steps):
-        steps.append(None)
-        return len(steps)
+        steps.append(torch.is_grad_enabled())
+        return sum(steps)
 
     with pytest.raises(FloatingPointError, match=r"small\.zarr: the loss is nan at step 4: lower the rate"):
         training.run(study, tmp_path)

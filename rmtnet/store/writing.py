@@ -165,7 +165,7 @@ class RunWriter:
         keep = {group: int(np.searchsorted(self.steps(group), step, side="right")) for group in GROUPS}
         if all(keep[group] == self._length(group) for group in GROUPS):
             return None
-        copy = copy_tail(self.path, self._root, self._committed(), keep)
+        superseded = copy_tail(self.path, self._root, self._committed(), keep)
         shapes = {
             path: [keep[path.split("/")[0]], *array["shape"][1:]]
             for path, array in self._committed().items()
@@ -174,7 +174,7 @@ class RunWriter:
         # Commit first: were the arrays cut first, a kill in between would leave committed rows without data.
         self._publish(shapes)
         self._cut_back()
-        return copy
+        return superseded
 
     def _append(self, group: str, steps: Sequence[int], rows: Mapping[str, NDArray[Any]]) -> None:
         if self._lock.closed:
