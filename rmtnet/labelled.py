@@ -35,8 +35,8 @@ def variance(weight: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(spectra.variance, weight, input_core_dims=[["block", *_MATRIX]], keep_attrs=False)
 
 
-def bulk_fits(values: xr.DataArray, *, out: int, width: int) -> xr.Dataset:
-    """Fit the Marchenko-Pastur law to the pooled spectrum of equal blocks (out, width).
+def bulk_fits(values: xr.DataArray, *, blocks: int, out: int, width: int) -> xr.Dataset:
+    """Fit the Marchenko-Pastur law to the pooled spectrum of ``blocks`` equal blocks (out, width).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def bulk_fits(values: xr.DataArray, *, out: int, width: int) -> xr.Dataset:
 
     def fitted(singular: np.ndarray) -> tuple[float, float, float]:
         try:
-            fit = fit_bulk(singular**2 / long, short / long)
+            fit = fit_bulk(singular**2 / long, short / long, blocks=blocks)
         except (ValueError, RuntimeError):
             return np.nan, np.nan, np.nan
         return fit.law.variance, fit.ks_distance, fit.outliers
@@ -64,7 +64,8 @@ def spectrum(weight: xr.DataArray) -> xr.Dataset:
     """All statistics of a layer that need no other layer, over ``step``."""
     pooled = aggregate(singular_values(weight))
     values = pooled["singular_values"]
-    fits = bulk_fits(values, out=weight.sizes["out"], width=weight.sizes["in"])
+    shape = {"blocks": weight.sizes["block"], "out": weight.sizes["out"], "width": weight.sizes["in"]}
+    fits = bulk_fits(values, **shape)
     largest, smallest = (values.isel(order=k, drop=True) for k in (0, -1))
     ends = {"largest_singular_value": largest, "smallest_singular_value": smallest}
     return xr.Dataset({"variance": variance(weight), **ends, **fits, **pooled})

@@ -24,24 +24,25 @@ def spectrum(blocks, rows, columns, rng, *, spikes=0, variance=1.0):
 )
 def test_a_planted_variance_is_recovered(blocks, rows, columns, bias, spikes):
     rng = np.random.default_rng(rows + spikes)
-    fits = [
-        fit_bulk(spectrum(blocks, rows, columns, rng, spikes=spikes, variance=0.3), rows / columns) for _ in range(60)
-    ]
+    spectra = [spectrum(blocks, rows, columns, rng, spikes=spikes, variance=0.3) for _ in range(60)]
+    fits = [fit_bulk(values, rows / columns, blocks=blocks) for values in spectra]
     found = np.array([fit.law.variance for fit in fits]) / 0.3
     assert_allclose(np.mean(found), 1, atol=bias + 4 * np.std(found) / np.sqrt(60))
     false = np.array([fit.outliers - blocks * spikes for fit in fits]) / blocks
     assert np.all(false >= 0)
-    assert np.mean(false) < 0.2
+    assert np.mean(false) < 0.05
     assert all(fit.law.ratio == rows / columns for fit in fits)
 
 
 @pytest.mark.parametrize("spikes", [0, 1])
-def test_many_tiny_blocks_give_a_variance_6_percent_low(spikes):
+def test_many_tiny_blocks_give_a_variance_3_percent_low(spikes):
     rng = np.random.default_rng(7)
-    fits = [fit_bulk(spectrum(100, 5, 8, rng, spikes=spikes), 5 / 8) for _ in range(60)]
+    fits = [fit_bulk(spectrum(100, 5, 8, rng, spikes=spikes), 5 / 8, blocks=100) for _ in range(60)]
     found = np.array([fit.law.variance for fit in fits])
-    assert_allclose(np.mean(found), 0.943, atol=0.005 + 4 * np.std(found) / np.sqrt(60))
-    assert 0 < np.mean([fit.outliers for fit in fits]) - 100 * spikes < 16
+    assert_allclose(np.mean(found), 0.972, atol=0.005 + 4 * np.std(found) / np.sqrt(60))
+    # Noise: less than the 1 in 100 blocks of the limit of large blocks. Spikes: a few drown in blocks this small.
+    low, high = (90, 100) if spikes else (0.2, 1.2)
+    assert low < np.mean([fit.outliers for fit in fits]) < high
 
 
 def test_pure_noise_shows_an_outlier_in_about_one_matrix_of_a_hundred():
@@ -131,3 +132,9 @@ def test_a_fit_that_did_not_settle_says_so():
     with pytest.raises(RuntimeError, match="max_rounds=1 "):
         fit_bulk(values, 0.625, max_rounds=1)
     assert fit_bulk(values, 0.625, max_rounds=2).outliers == 3
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_blocks_must_divide_the_eigenvalues(blocks):
+    with pytest.raises(ValueError, match=f"blocks must divide the number of eigenvalues: {blocks} does not divide 10"):
+        fit_bulk(np.ones(10), 0.5, blocks=blocks)
