@@ -97,10 +97,8 @@ def load_studies(path: str | Path) -> list[Study]:
         declared = runpy.run_path(str(path)).get("study")
     except Exception as error:
         raise ValueError(f"{path}:{_line(error, path)}: {type(error).__name__}: {error}{_hint(error)}") from error
-    studies = (
-        [declared] if isinstance(declared, Study) else list(declared) if isinstance(declared, list | tuple) else []
-    )
-    if not studies or not all(isinstance(study, Study) for study in studies):
+    studies = [declared] if isinstance(declared, Study) else declared
+    if not isinstance(studies, list | tuple) or not studies or not all(isinstance(study, Study) for study in studies):
         raise ValueError(f"{path}: set 'study' to a Study or a list of them, as in  study = Study(name=...)")
     names = [study.name for study in studies]
     if twice := next((name for name in names if names.count(name) > 1), None):
