@@ -5,7 +5,7 @@ FIGURES := a_f06 a_f07 a_f08 a_f09
 DEMO := data/runs/demo
 DRAWN := data/figures/demo
 
-.PHONY: demo test test-slow lint format figures bench clean
+.PHONY: help demo test test-slow lint format figures clean
 .DEFAULT_GOAL := help
 
 help:

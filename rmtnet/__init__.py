@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rmtnet._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from rmtnet import store
     from rmtnet.analysis import analyze_runs, long_table
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from rmtnet.sisters import mean_deviation, singular_value_ratio, variance_ratio
     from rmtnet.spectra import aggregate, eigenvalues, singular_values, variance
     from rmtnet.study import Study
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "MarchenkoPastur": "laws",

@@ -1,7 +1,9 @@
 """Analysing recorded runs: stores in, one labelled Dataset out, and that as a long table."""
 
+import datetime
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -9,14 +11,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from rmtnet import labelled
+from rmtnet._version import __version__
 from rmtnet.store import Run, load
 
 _SLICE_BYTES = 64 * 2**20
 _ABSENT = {"form": "", "blocks": 0, "m": 0, "n": 0, "block": -1}
 DESCRIPTIONS = {
     "variance": "variance of the in-block weights",
-    "variance_ratio": "variance over the dense sister's at the same step",
-    "reference_variance": "variance of R's entries: the dense sister's at the same step, without one the layer's own",
+    "variance_ratio": "variance over the reference's (the dense sister's) at the same step",
+    "reference_variance": "variance of R's entries: the reference's at the same step, without one the layer's own",
     "largest_singular_value": "largest singular value",
     "smallest_singular_value": "smallest singular value",
     "largest_ratio": "largest singular value over the mean of R's",
@@ -35,6 +38,14 @@ DESCRIPTIONS = {
     "m": "outputs of a block",
     "n": "inputs of a block",
 }
+_COORDINATES = {
+    "step": "optimizer steps done",
+    "order": "order, 1 is the largest",
+    "seed": "seed of the run; -1 where it has none",
+    "started": "when the recording began",
+    "torch_version": "version of torch that trained",
+    "study": "what was trained, where a study declared it",
+}
 STATISTICS = tuple(DESCRIPTIONS)[:10]
 """Names of the statistics that are one number a (run, layer, step)."""
 
@@ -43,7 +54,7 @@ def analyze_runs(
     runs: Sequence[Run],
     *,
     references: Sequence[Run] = (),
-    layer: str = "*",
+    layers: Sequence[str] = ("*",),
     steps: str | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> xr.Dataset:
@@ -54,7 +65,7 @@ def analyze_runs(
     runs : distinct names
     references : the dense sister, or one for each seed: a run is compared with the one of its own seed.  R has its
         shape and its variance at each step; without a reference R has the layer's own blocks and variance.
-    layer : glob of layer names
+    layers : names or globs of layers; a run without any of them is left out
     steps : see :func:`choose_steps`; None is all
     progress : told what is analysed next
 
@@ -70,15 +81,20 @@ def analyze_runs(
     names = [run.name for run in runs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two runs are named {twice!r}: rename one of the folders")
+    chosen = {run.name: [name for name in run if any(fnmatchcase(name, glob) for glob in layers)] for run in runs}
+    if not any(chosen.values()):
+        recorded = ", ".join(dict.fromkeys(name for run in runs for name in run)) or "none"
+        raise ValueError(f"no layer matches {' or '.join(map(repr, layers))}; recorded are {recorded}")
+    runs = [run for run in runs if chosen[run.name]]
     results = []
     for run in runs:
         reference = _reference_of(run, references)
-        layers = []
-        for name in _matching(run, layer):
+        found = []
+        for name in chosen[run.name]:
             progress(f"{run.name} {name}")
-            layers.append(_layer(run, name, reference, steps))
-        results.append(_joined(layers, "layer").merge(_metrics(run, layers)).assign_coords(run=run.name))
-    return _described(_joined(results, "run").assign_coords(seed=("run", [_seed(run) for run in runs])), references)
+            found.append(_layer(run, name, reference, steps))
+        results.append(_joined(found, "layer").merge(_metrics(run, found)).assign_coords(run=run.name))
+    return _described(_joined(results, "run"), runs, references)
 
 
 def choose_steps(recorded: NDArray[np.int64], chosen: str | None) -> NDArray[np.int64]:
@@ -109,8 +125,12 @@ def choose_steps(recorded: NDArray[np.int64], chosen: str | None) -> NDArray[np.
 
 
 def with_spectra_at(results: xr.Dataset, steps: str) -> xr.Dataset:
-    """The results with whole spectra at the chosen steps only (see :func:`choose_steps`): a much smaller file."""
-    kept = results["step"].isin(choose_steps(results["step"].values, steps))
+    """The results with whole spectra at the chosen steps of each run only (:func:`choose_steps`): a smaller file."""
+    has = results["variance"].notnull().any("layer")
+    kept = xr.zeros_like(has)
+    for run in results["run"].values:
+        of_run = results["step"].values[has.sel(run=run).values]
+        kept.loc[{"run": run, "step": choose_steps(of_run, steps)}] = True
     spectra = [name for name, values in results.items() if {"step", "order"} <= set(values.dims)]
     return results.assign({name: results[name].where(kept, _ABSENT.get(str(name), np.nan)) for name in spectra})
 
@@ -134,7 +154,7 @@ def _layer(run: Run, name: str, reference: Run | None, steps: str | None) -> xr.
     spectrum["variance_ratio"] = xr.full_like(spectrum["variance"], np.nan)
     null_like, variance = weight, spectrum["variance"]
     if reference is not None:
-        null_like = _dense_sister(reference, name, weight)
+        null_like = _sister(reference, name, weight)
         variance = _variance_at(null_like, weight, reference)
         spectrum["variance_ratio"] = labelled.variance_ratio(spectrum["variance"], variance)
     against = labelled.against_null(spectrum, variance, null_like.shape[1:])  # type: ignore[arg-type]
@@ -146,7 +166,7 @@ def _slices(weight: xr.DataArray, run: Run) -> Iterable[xr.DataArray]:
     """The layer in parts that fit into memory, each checked to be finite."""
     rows = max(1, _SLICE_BYTES // max(1, weight[0].size * 8))
     for first in range(0, weight.sizes["step"], rows):
-        part = load(weight.isel(step=slice(first, first + rows)), run.path)
+        part = load(weight.isel(step=slice(first, first + rows)), run.path, f"layer {weight.name!r}")
         finite = np.isfinite(part.values).all(axis=(1, 2, 3))
         if not finite.all():
             step = int(part["step"].values[~finite][0])
@@ -157,26 +177,29 @@ def _slices(weight: xr.DataArray, run: Run) -> Iterable[xr.DataArray]:
         yield part
 
 
-def _dense_sister(reference: Run, name: str, weight: xr.DataArray) -> xr.DataArray:
+def _sister(reference: Run, name: str, weight: xr.DataArray) -> xr.DataArray:
+    """The reference's layer of that name, if it is of the same size."""
+    cure = "choose other layers with --layer, or another --reference"
     if name not in reference:
-        raise ValueError(f"{reference.path}: the reference has no layer {name!r}; it has {', '.join(reference)}")
-    dense = reference[name]
-    sizes = [(array.attrs["out_features"], array.attrs["in_features"]) for array in (weight, dense)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"layer {name!r} is {sizes[0]} in the run and {sizes[1]} in {reference.path}: no sisters")
-    if dense.sizes["block"] * min(dense.shape[2:]) != weight.sizes["block"] * min(weight.shape[2:]):
-        raise ValueError(f"layer {name!r} has another number of singular values than in {reference.path}: no sisters")
-    return dense
+        raise ValueError(f"{reference.path}: the reference has no layer {name!r}, only {', '.join(reference)}: {cure}")
+    sister = reference[name]
+    here, there = ((array.attrs["out_features"], array.attrs["in_features"]) for array in (weight, sister))
+    if here != there:
+        raise ValueError(f"layer {name!r} is {here} in the run and {there} in {reference.path}: {cure}")
+    counts = {array.sizes["block"] * min(array.shape[2:]) for array in (weight, sister)}
+    if len(counts) > 1:
+        raise ValueError(f"layer {name!r} has another number of singular values than in {reference.path}: {cure}")
+    return sister
 
 
-def _variance_at(dense: xr.DataArray, weight: xr.DataArray, reference: Run) -> xr.DataArray:
-    """The dense sister's variance at the steps of ``weight``; NaN at those it has not."""
-    shared = np.intersect1d(dense["step"].values, weight["step"].values)
+def _variance_at(sister: xr.DataArray, weight: xr.DataArray, reference: Run) -> xr.DataArray:
+    """The sister's variance at the steps of ``weight``; NaN at those it has not."""
+    shared = np.intersect1d(sister["step"].values, weight["step"].values)
     if len(shared) == 0:
         raise ValueError(
-            f"{reference.path}: layer {dense.name!r} has no step in common with the runs: choose other --steps"
+            f"{reference.path}: layer {sister.name!r} has no step in common with the runs: choose other --steps"
         )
-    parts = [labelled.variance(part) for part in _slices(dense.sel(step=shared), reference)]
+    parts = [labelled.variance(part) for part in _slices(sister.sel(step=shared), reference)]
     return xr.concat(parts, "step").reindex(step=weight["step"])
 
 
@@ -189,18 +212,12 @@ def _reference_of(run: Run, references: Sequence[Run]) -> Run | None:
     return of_seed[0]
 
 
-def _matching(run: Run, layer: str) -> list[str]:
-    names = [name for name in run if fnmatchcase(name, layer)]
-    if not names:
-        raise ValueError(f"{run.path}: no layer matches {layer!r}; recorded are {', '.join(run) or 'none'}")
-    return names
-
-
 def _metrics(run: Run, layers: Sequence[xr.Dataset]) -> xr.Dataset:
-    """What was logged at the analysed steps, but for names that the analysis takes."""
+    """What was logged, at the analysed steps; names that the analysis takes become ``metric_...``."""
     steps = sorted({int(step) for layer in layers for step in layer["step"].values})
-    metrics = run.metrics.load()
-    return metrics[[name for name in metrics if name not in DESCRIPTIONS]].reindex(step=steps)
+    metrics = load(run.metrics, run.path, "what was logged")
+    taken = {*DESCRIPTIONS, *_COORDINATES, "run", "layer"}
+    return metrics.rename({name: f"metric_{name}" for name in metrics if name in taken}).reindex(step=steps)
 
 
 def _joined(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
@@ -214,10 +231,18 @@ def _seed(run: Run) -> int:
     return seed if isinstance(seed, int) else -1
 
 
-def _described(results: xr.Dataset, references: Sequence[Run]) -> xr.Dataset:
-    for name, text in DESCRIPTIONS.items():
+def _described(results: xr.Dataset, runs: Sequence[Run], references: Sequence[Run]) -> xr.Dataset:
+    origin = {key: [str(run.attrs.get(key, "")) for run in runs] for key in ("started", "torch_version", "study")}
+    results = results.assign_coords({key: ("run", values) for key, values in origin.items()})
+    results = results.assign_coords(seed=("run", [_seed(run) for run in runs]))
+    for name, text in {**DESCRIPTIONS, **_COORDINATES}.items():
         results[name].attrs = {"long_name": text}
-    results["step"].attrs = {"long_name": "optimizer steps done"}
-    results["order"].attrs = {"long_name": "order, 1 is the largest"}
-    results["seed"].attrs = {"long_name": "seed of the run; -1 where it has none"}
-    return results.assign_attrs(references=", ".join(run.name for run in references) or "none")
+    packages = {f"{name}_version": version(name) for name in ("numpy", "scipy", "xarray")}
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return results.assign_attrs(
+        references=", ".join(run.name for run in references) or "none",
+        null="iid Gaussian; mean and quantiles of nulls.ordered_null's draws, seed 0",
+        created=created,
+        rmtnet_version=__version__,
+        **packages,
+    )

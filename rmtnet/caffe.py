@@ -54,14 +54,24 @@ class SGD(torch.optim.SGD):
         for group in self.param_groups:
             if not group["lr"] > 0:
                 raise ValueError(f"lr must be positive, got {group['lr']}")
-            rate = {"base_lr": group["lr"], "base_momentum": group["momentum"], "gamma": gamma, "power": power}
-            group.update(rate, iteration=0)
+            group.update(gamma=gamma, power=power, iteration=0)
         # Not by overriding step: torch would call other hooks twice, for the class and for its parent.
         self.register_step_pre_hook(_set_rates)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Copies and unpickled optimizers come without hooks.
+        if _set_rates not in self._optimizer_step_pre_hooks.values():
+            self.register_step_pre_hook(_set_rates)
+
 
 def _set_rates(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    policy = {key: optimizer.param_groups[0][key] for key in ("gamma", "power", "iteration")}
     for group in optimizer.param_groups:
+        # A group that was added later follows the policy of the first.
+        group.update(policy)
+        group.setdefault("base_lr", group["lr"])
+        group.setdefault("base_momentum", group["momentum"])
         rate = group["base_lr"] * (1 + group["gamma"] * group["iteration"]) ** -group["power"]
         group["momentum"] = group["base_momentum"] * group["lr"] / rate
         group["lr"] = rate
@@ -86,8 +96,8 @@ class Solver:
 
     def __call__(self, model: nn.Module) -> SGD:
         named = dict(model.named_parameters())
-        biases = [parameter for name, parameter in named.items() if name.split(".")[-1] == "bias"]
-        weights = [parameter for name, parameter in named.items() if name.split(".")[-1] != "bias"]
+        biases = [parameter for name, parameter in named.items() if "bias" in name.split(".")[-1]]
+        weights = [parameter for name, parameter in named.items() if "bias" not in name.split(".")[-1]]
         groups = [{"params": weights, "lr": self.rate}, {"params": biases, "lr": self.rate * self.bias_rate}]
         return SGD(
             [group for group in groups if group["params"]],

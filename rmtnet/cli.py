@@ -1,13 +1,21 @@
 """The command line: each command opens, calls one thing of the library, prints."""
 
 import json
+import opcode
 import os
-import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from rmtnet._version import __version__
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from rmtnet.store import Run
 
 PATH = click.Path(path_type=Path)
 
@@ -18,8 +26,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort, KeyboardInterrupt, BrokenPipeError):
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            click.echo("rmtnet: stopped", err=True)
+            ctx.exit(130)
         except Exception as error:
             if os.environ.get("RMTNET_DEBUG"):
                 raise
@@ -41,15 +52,19 @@ def _one_line(error: Exception) -> str:
 
 
 def _raised_by_us(error: Exception) -> bool:
-    """Whether one of our own checks raised it: what a library raises inside us, we failed to check."""
+    """Whether a ``raise`` of ours raised it: what fails otherwise, in us or in a library, we failed to check."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("rmtnet.")
+    if trace is None or isinstance(error, AssertionError):
+        return False
+    instruction = trace.tb_frame.f_code.co_code[trace.tb_lasti]
+    ours = str(trace.tb_frame.f_globals.get("__name__")).startswith("rmtnet.")
+    return ours and instruction == opcode.opmap["RAISE_VARARGS"]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="rmtnet")
+@click.version_option(__version__)
 def main() -> None:
     """What happens inside a layer while it trains: record weights, analyse them against random-matrix laws."""
 
@@ -75,15 +90,13 @@ def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str
     studies = with_settings(chosen(load_studies(study), only), dict(map(_key_value, settings)))
     folder = output or Path("runs") / study.stem
     done = [training.steps_done(declared, folder) for declared in studies]
-    left = sum(declared.iterations - steps for declared, steps in zip(studies, done, strict=True))
     try:
-        with TrainingProgress(left) as progress:
+        with TrainingProgress(sum(declared.iterations for declared in studies), sum(done)) as progress:
             for declared, steps in zip(studies, done, strict=True):
-                if steps < declared.iterations:
-                    progress.start(declared.name, steps, declared.iterations)
-                    training.run(declared, folder, progress=progress)
+                progress.start(declared.name, steps, declared.iterations)
+                training.run(declared, folder, progress=progress)
     except KeyboardInterrupt:
-        click.echo("stopped; what was recorded is safe, the same command goes on from here", err=True)
+        click.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise click.exceptions.Exit(130) from None
     for declared in studies:
         click.echo(training.store_path(declared, folder))
@@ -114,7 +127,8 @@ def info(path: Path) -> None:
 @click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @click.option("--reference", "references", metavar="PATH", type=PATH, multiple=True,
               help="Run of the dense sister; repeat it, one for each seed.")  # fmt: skip
-@click.option("--layer", metavar="GLOB", default="*", help="Only the layers whose names match.")
+@click.option("--layer", "layers", metavar="GLOB", multiple=True, default=["*"],
+              help="Only the layers whose names match; repeatable.")  # fmt: skip
 @click.option("--steps", metavar="STEPS", help="Such as 0,100,last or first:1000.  [default: all]")
 @click.option(
     "-o", "--output", metavar="FILE", type=PATH, help="Write all results, spectra too, to FILE.nc or FILE.zarr."
@@ -123,8 +137,8 @@ def info(path: Path) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--plots", metavar="DIR", type=PATH, help="Draw each layer's results into DIR.")
 def analyze(
-    paths: tuple[Path, ...], references: tuple[Path, ...], layer: str, steps: str | None, output: Path | None,
-    spectra: str | None, form: str, plots: Path | None,
+    paths: tuple[Path, ...], references: tuple[Path, ...], layers: tuple[str, ...], steps: str | None,
+    output: Path | None, spectra: str | None, form: str, plots: Path | None,
 ) -> None:  # fmt: skip
     """Compare the recorded matrices of the runs PATH... with random matrices and with their dense sister.
 
@@ -137,12 +151,9 @@ def analyze(
 
     if output:
         results.check_target(output)
-    runs = [store.open_run(path) for path in sorted(paths, key=_natural)]
-    runs = [run for run in runs if len(runs) == 1 or "superseded" not in run.attrs]
+    runs, sisters = _opened(paths), [store.open_run(path) for path in references]
     with terminal.status() as progress:
-        found = analysis.analyze_runs(
-            runs, references=[store.open_run(path) for path in references], layer=layer, steps=steps, progress=progress
-        )
+        found = analysis.analyze_runs(runs, references=sisters, layers=layers, steps=steps, progress=progress)
     if spectra:
         found = analysis.with_spectra_at(found, spectra)
     if output:
@@ -154,9 +165,7 @@ def analyze(
     else:
         click.echo(json.dumps(analysis.long_table(found).to_dict(orient="records"), indent=1))
     if plots:
-        from rmtnet.publish import save_overviews
-
-        save_overviews(found, plots)
+        _draw(found, plots)
 
 
 @main.group()
@@ -193,9 +202,23 @@ def fetch(name: str) -> None:
     click.echo("\n".join(map(str, paths)) or f"{name} is {datasets.locate(name)}: nothing to fetch")
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts b5 before b10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part]
+def _opened(paths: Iterable[Path]) -> list["Run"]:
+    """The runs in natural order, without the superseded ones if there are others."""
+    from rmtnet import store
+
+    runs = [store.open_run(path) for path in sorted(paths, key=lambda path: store.natural_order(str(path)))]
+    current = [run for run in runs if "superseded" not in run.attrs]
+    for run in runs:
+        if current and "superseded" in run.attrs:
+            click.echo(f"{run.path} is superseded: left out", err=True)
+    return current or runs
+
+
+def _draw(results: "Dataset", folder: Path) -> None:
+    from rmtnet.publish import save_overviews
+
+    for layer, why in save_overviews(results, folder).items():
+        click.echo(f"no picture of layer {layer}: {why}", err=True)
 
 
 def _key_value(text: str) -> tuple[str, str]:

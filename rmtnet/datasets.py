@@ -50,7 +50,13 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images ``(n, channels, height, width)`` of values 0 to 255, and labels ``(n,)``, class numbers from 0."""
+    """Images ``(n, channels, height, width)`` of values 0 to 255, and labels ``(n,)``, class numbers from 0.
+
+    Raises
+    ------
+    ValueError
+        If images are not 4-dimensional of dtype uint8, labels not whole numbers, or their numbers differ or are 0.
+    """
 
     name: str
     source: str
@@ -59,6 +65,18 @@ class Images:
     train_labels: NDArray[np.int64]
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = (np.asarray(getattr(self, f"{part}_{what}")) for what in ("images", "labels"))
+            if images.dtype != np.uint8 or images.ndim != 4:
+                got = f"{images.dtype} {images.shape}"
+                raise ValueError(f"{part}_images must be uint8 (n, channels, height, width), 0 to 255; got {got}")
+            if labels.dtype.kind not in "iu" or labels.shape != (len(images),) or not len(images):
+                raise ValueError(
+                    f"{part}_labels must be one whole number for each of {len(images)} {part}_images, at least one; "
+                    f"got {labels.dtype} {labels.shape}"
+                )
 
 
 _MNIST_FILES = """

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import parametrize
 
 _GATES = {nn.LSTM: "ifgo", nn.LSTMCell: "ifgo", nn.GRU: "rzn", nn.GRUCell: "rzn"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -59,28 +60,43 @@ class Matrix:
 
 
 def matrices(model: nn.Module) -> list[Matrix]:
-    """All matrices of ``model``, each tied weight once, in the order of ``model.named_parameters()``.
+    """All matrices of ``model``, each tied weight once, in the order of its modules.
 
     Raises
     ------
     ValueError
         If a lazy layer has no shape yet.
     """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     names: dict[int, list[str]] = {}
     for torch_name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(_clean(torch_name))
     found: list[Matrix] = []
     for path, module in model.named_modules():
-        for attribute, parameter in module.named_parameters(recurse=False):
-            if isinstance(parameter, nn.UninitializedParameter):
+        for attribute, tensor in _own_tensors(module).items():
+            if isinstance(tensor, nn.UninitializedParameter):
                 raise ValueError(f"{path}.{attribute} has no shape yet: run the model once before it is recorded")
-            torch_name, *others = names.pop(id(parameter), [""])
-            if not torch_name or not parameter.is_floating_point():
+            effective = _clean(f"{path}.{attribute}".strip("."))
+            torch_name, *others = names.pop(id(tensor), [effective if attribute in _effective(module) else ""])
+            if not torch_name or not tensor.is_floating_point():
                 continue
-            for part, layout in _layouts(module, attribute, parameter).items():
+            for part, layout in _layouts(module, attribute, tensor).items():
                 name, *aliases = (_layer_name(full) + part for full in (torch_name, *others))
                 found.append(Matrix(name, torch_name, tuple(aliases), module, attribute, layout))
     return found
+
+
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own parameters; of a parametrised one the effective value, not the factors it is made from."""
+    if isinstance(module, parametrize.ParametrizationList):
+        return {}
+    effective = {name: getattr(module, name) for name in _effective(module)}
+    return {**dict(module.named_parameters(recurse=False)), **effective}
+
+
+def _effective(module: nn.Module) -> list[str]:
+    return list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
 
 
 def select(model: nn.Module, layers: Iterable[str] | None) -> list[Matrix]:
@@ -124,7 +140,7 @@ def _matches(matrix: Matrix, pattern: str) -> bool:
 
 
 def _clean(path: str) -> str:
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+    return ".".join(part for part in path.split(".") if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
 
 
 def _layer_name(torch_name: str) -> str:

@@ -29,7 +29,6 @@ def iid_blocks(shape: tuple[int, ...], variance: float, rng: np.random.Generator
     return rng.normal(scale=variance**0.5, size=shape)
 
 
-@functools.lru_cache(maxsize=64)
 def ordered_null(blocks: int, out: int, width: int, *, draws: int | None = None, seed: int = 0) -> OrderedNull:
     """Simulate R: ``blocks`` iid Gaussian blocks (out, width) of unit variance, singular values pooled and sorted.
 
@@ -39,11 +38,17 @@ def ordered_null(blocks: int, out: int, width: int, *, draws: int | None = None,
     Parameters
     ----------
     blocks, out, width : shape of R; one block for a dense layer
-    draws : number of matrices; by default 64, fewer (at least 16) for large ones, whose singular values hardly vary
-    seed : of the draws; equal seeds give equal results
+    draws : number of matrices; by default 64, fewer (at least 16) for large ones, whose singular values vary less (but
+        for the smallest ones of square matrices, whose band is then rough)
+    seed : of the draws; equal seeds give equal results, and R and its transpose the same
     """
     if draws is None:
         draws = int(np.clip(64 * (512 / min(out, width)) ** 2, 16, 64))
+    return _simulated(blocks, min(out, width), max(out, width), draws, seed)
+
+
+@functools.lru_cache(maxsize=64)
+def _simulated(blocks: int, out: int, width: int, draws: int, seed: int) -> OrderedNull:
     rng = np.random.default_rng(seed)
     at_once = max(1, _CHUNK_ENTRIES // (blocks * out * width))
     counts = [min(at_once, draws - first) for first in range(0, draws, at_once)]

@@ -38,7 +38,7 @@ def layer_values(results: xr.Dataset, variable: str, *, layer: str) -> xr.DataAr
         raise ValueError(f"results hold no layer {layer!r}: there is {there}")
     values = results[variable].sel(layer=layer).dropna("run", how="all")
     if not values.sizes["run"]:
-        raise ValueError(f"no run has a {variable} of {layer}: is the dense sister of its seed among the runs?")
+        raise ValueError(f"no run has a {variable} of {layer}: all weights are 0, or a --reference is missing")
     blocks = results["blocks"].sel(layer=layer, run=values["run"].values)
     return values.assign_coords(blocks=("run", blocks.values.astype(int)))
 
@@ -102,15 +102,17 @@ def plot_mean_deviation(results: xr.Dataset, *, layer: str, ax: Axes, label: str
 def plot_singular_values(results: xr.Dataset, *, layer: str, step: int, ax: Axes, label: str = "b = {b}") -> Axes:
     """Singular values of a layer at one step against order, one line a sister, over R's mean (wide and grey).
 
-    R is an iid matrix of the dense sister's shape and of its variance at that step. The axis ends as in
-    :func:`plot_singular_value_ratio`.
+    R is an iid matrix of the dense sister's shape and of its variance at that step; it is drawn where all runs have
+    the same R. The axis ends as in :func:`plot_singular_value_ratio`.
     """
     values = _at(layer_values(results, "singular_values", layer=layer), step)
-    variance = _at(layer_values(results, "reference_variance", layer=layer), step).mean("run")
-    null = layer_values(results, "null_mean", layer=layer).mean("run").dropna("order") * np.sqrt(variance)
+    variance = _at(layer_values(results, "reference_variance", layer=layer), step)
     _plot_lines(values, results, layer=layer, ax=ax, label=label)
     _limit_to_bulk(values, ax=ax)
-    ax.plot(null["order"], null, color="0.75", linewidth=2.5, zorder=1, label="R")
+    null = _shared(layer_values(results, "null_mean", layer=layer))
+    if null is not None and np.ptp(variance.values) < 0.05 * variance.values.min():
+        null = null * float(np.sqrt(variance.mean()))
+        ax.plot(null["order"], null, color="0.75", linewidth=2.5, zorder=1, label="R")
     ax.set(xlabel="order", ylabel=f"singular value of {layer}")
     return ax
 
@@ -124,10 +126,11 @@ def plot_singular_value_ratio(
     its ends mark the lines that go on, and the furthest value is written there.
     """
     ratios = _at(layer_values(results, "singular_value_ratio", layer=layer), step)
-    low, high = (layer_values(results, f"null_{end}", layer=layer).mean("run") for end in ("low", "high"))
+    low, high = (_shared(layer_values(results, f"null_{end}", layer=layer)) for end in ("low", "high"))
     _plot_lines(ratios, results, layer=layer, ax=ax, label=label)
     _limit_to_bulk(ratios, ax=ax)
-    ax.fill_between(low["order"], low, high, color="0.75", linewidth=0, zorder=1, label="R, 5 to 95 %")
+    if low is not None and high is not None:
+        ax.fill_between(low["order"], low, high, color="0.75", linewidth=0, zorder=1, label="R, 5 to 95 %")
     ax.set(xlabel="order", ylabel=f"singular value ratio of {layer}")
     return ax
 
@@ -194,6 +197,16 @@ def _note(text: str, at: tuple[float, float], shift: tuple[float, float], *, ax:
     ax.annotate(text, at, shift, textcoords="offset points", fontsize="small", annotation_clip=False, **look)
 
 
+def _shared(of_runs: xr.DataArray) -> xr.DataArray | None:
+    """What all runs have alike; None where they differ: then there is no one R to draw."""
+    first = of_runs.isel(run=0, drop=True)
+    return (
+        first.dropna("order")
+        if first.broadcast_equals(of_runs.max("run")) and first.broadcast_equals(of_runs.min("run"))
+        else None
+    )
+
+
 def _at(values: xr.DataArray, step: int) -> xr.DataArray:
     at = values.sel(step=values["step"].values == step).dropna("run", how="all")
     if not at.size:
@@ -214,7 +227,15 @@ def _plot_lines(values: xr.DataArray, results: xr.Dataset, *, layer: str, ax: Ax
         if not runs.size:
             continue
         name, dashes = label.format(b=group, run=group), DASHES[rank % len(DASHES)]
-        ax.plot(runs[x], runs.mean("run"), color=colours[rank], linestyle=dashes, linewidth=1, label=name)
+        ax.plot(
+            runs[x],
+            runs.mean("run"),
+            color=colours[rank],
+            linestyle=dashes,
+            linewidth=1,
+            label=name,
+            marker="." if runs.sizes[x] == 1 else None,
+        )
         if runs.sizes["run"] > 1:
             ax.fill_between(runs[x], runs.min("run"), runs.max("run"), color=colours[rank], alpha=0.25, linewidth=0)
 
@@ -223,6 +244,8 @@ def _limit_to_bulk(values: xr.DataArray, *, ax: Axes) -> None:
     low, high = np.nanquantile(values, [0.01, 0.99])
     margin = 0.2 * (high - low)
     bottom, top = max(low - margin, 0.0), high + margin
+    if values.sizes["order"] == 1 or bottom == top:
+        return
     _mark_cut_lines(-1, bottom, ax=ax)
     _mark_cut_lines(1, top, ax=ax)
     ax.set_ylim(bottom, top)

@@ -6,6 +6,7 @@ appeared; in inches, as matplotlib wants them.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,35 +77,59 @@ def save(figure: Figure, path: Path | str) -> tuple[Path, Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("pdf", "png"))
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png, dpi=300, metadata={"Software": None})
+        _write(figure, pdf, format="pdf", metadata={"CreationDate": None})
+    _write(figure, png, format="png", dpi=300, metadata={"Software": None})
     return pdf, png
 
 
+def _write(figure: Figure, path: Path, **options: Any) -> None:
+    # Through memory: on a full disk the writers of pictures say nothing of the disk.
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    path.write_bytes(buffer.getbuffer())
+
+
 def overview(results: xr.Dataset, layer: str) -> Figure:
-    """Everything about one layer at a glance: each run a line; what no run has is left out."""
+    """Everything about one layer at a glance: each run a line, at the last step that all runs have.
+
+    Raises
+    ------
+    ValueError
+        If the runs share no step, or the layer has nothing to compare (all weights 0).
+    """
     figure = Figure(figsize=(DOUBLE_COLUMN, 5.5), layout="constrained")
     axes = figure.subplots(2, 2)
     look: Any = {"layer": layer, "label": "{run}"}
-    step = plots.last_step(results, "singular_values", layer=layer)
-    sisters = bool(
-        (results["variance_ratio"].sel(layer=layer).notnull() & (results["blocks"] > 1).sel(layer=layer)).any()
-    )
+    step = plots.last_step(results, "singular_value_ratio", layer=layer)
+    of_layer = results.sel(layer=layer)
+    sisters = bool((of_layer["variance_ratio"].notnull() & (of_layer["blocks"] > 1)).any())
     (plots.plot_variance_ratio if sisters else plots.plot_variance)(results, ax=axes[0, 0], **look)
     plots.plot_mean_deviation(results, ax=axes[0, 1], **look)
     plots.plot_singular_values(results, step=step, ax=axes[1, 0], **look)
     plots.plot_singular_value_ratio(results, step=step, ax=axes[1, 1], **look)
+    for ax in axes.flat:
+        # Names of layers may be long: once, above all, is enough.
+        ax.set_ylabel(ax.get_ylabel().removesuffix(f" of {layer}"))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
     for ax in axes[1]:
         ax.set_xlabel(f"order, after {step:,} iterations")
+    figure.suptitle(layer)
     figure.legend(*axes[1, 1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
-def save_overviews(results: xr.Dataset, folder: Path) -> list[Path]:
-    """Draw the :func:`overview` of every layer into ``folder``; returns the paths."""
+def save_overviews(results: xr.Dataset, folder: Path) -> dict[str, str]:
+    """Draw the :func:`overview` of every layer into ``folder``; returns the layers that have none, and why."""
+    without: dict[str, str] = {}
     with paper_style():
-        figures = {str(layer): overview(results, str(layer)) for layer in results["layer"].values}
-        return [path for layer, figure in figures.items() for path in save(figure, folder / layer.replace("/", "-"))]
+        for layer in map(str, results["layer"].values):
+            try:
+                figure = overview(results, layer)
+            except ValueError as error:
+                without[layer] = str(error)
+                continue
+            save(figure, folder / layer.replace("/", "-"))
+    return without
 
 
 def figure_script(draw: Callable[[xr.Dataset], Figure], name: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rmtnet._version import __version__
 from rmtnet.matrices import Matrix, described, select
 from rmtnet.schedules import every
 from rmtnet.store import MatrixSpec, RunWriter, check_unique
@@ -64,6 +65,8 @@ class Recorder:
     ):
         if mode not in ("x", "resume", "overwrite"):
             raise ValueError(f"mode must be 'x', 'resume' or 'overwrite', got {mode!r}")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch module, got {type(model).__name__}")
         if tuple(what) != ("weights",):
             raise ValueError(f"what must be ('weights',), got {what!r}")
         self.path = Path(path)
@@ -88,19 +91,21 @@ class Recorder:
         self._hooks: list[Any] = []
         self._stepping = self._closed = False
 
-    def attach(self, optimizer: torch.optim.Optimizer, *, step: int = 0) -> Self:
+    def attach(self, optimizer: torch.optim.Optimizer, *, step: int | None = None) -> Self:
         """Observe after every step of ``optimizer``; use as a context, which closes the run at its end.
 
         Parameters
         ----------
-        step : optimizer steps already done.  Rows that the run holds beyond it (a resumed training starts from an
-            earlier checkpoint) are first copied to ``<run>.superseded-<k>.zarr``.
+        step : optimizer steps already done; by default 0 in a new run, the last committed step in a resumed one.  Rows
+            that the run holds beyond it (the training starts from an earlier checkpoint) are first copied to
+            ``<run>.superseded-<k>.zarr``.
 
         Raises
         ------
         ValueError
             If ``step`` is negative, or the recorder is attached or closed already.
         """
+        step = self.step if step is None else step
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
         if self._hooks or self._closed:
@@ -120,6 +125,7 @@ class Recorder:
 
     def observe(self) -> None:
         """Record the weights as they are, at the present step; nothing if that step is recorded already."""
+        self._check_open()
         if self.step > self._last_row:
             self._take_row()
 
@@ -129,30 +135,30 @@ class Recorder:
         Raises
         ------
         ValueError
-            If a name is empty, or differs from another one only in case.
+            If a name is empty or differs from another one only in case, a value is no number, or the recorder is
+            closed.
         """
+        self._check_open()
         if new := [name for name in metrics if name not in self._logged]:
             check_unique([*self._logged, *new])
             self._logged += new
-        self._metrics.setdefault(self.step, {}).update({name: _number(value) for name, value in metrics.items()})
+        self._metrics.setdefault(self.step, {}).update({name: _number(name, value) for name, value in metrics.items()})
 
     def flush(self) -> None:
-        """Write and commit all that was observed and logged; what fails to be written stays for the next flush."""
+        """Write and commit all that was observed and logged; what fails to be written stays for the next flush.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; it names the run.
+        """
         self._last_commit = time.monotonic()
         if not (self._rows or self._metrics):
             return
-        # An interrupt may have come between the last commit and the emptying of the buffers.
-        last_row, last_metric = self._committed("weights"), self._committed("metrics")
-        rows = {step: row for step, row in self._rows.items() if step > last_row}
-        metrics = {step: row for step, row in self._metrics.items() if step >= last_metric}
-        if rows:
-            stacks = {name: np.stack([row[name] for row in rows.values()]) for name in self._shapes}
-            self._writer.append(list(rows), stacks)
-        if metrics:
-            names = dict.fromkeys(name for row in metrics.values() for name in row)
-            columns = {name: np.array([row.get(name, np.nan) for row in metrics.values()]) for name in names}
-            self._writer.append_metrics(list(metrics), columns)
-        self._writer.commit()
+        try:
+            self._write()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
         self._rows, self._metrics, self._bytes = {}, {}, 0
 
     def close(self) -> None:
@@ -182,6 +188,10 @@ class Recorder:
             if not isinstance(error, OSError):
                 _log.error("%s: what was recorded since the last commit is lost: %s", self.path, failure)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"the recorder of {self.path} is closed: nothing more is recorded")
+
     def _before_step(self, *_: object) -> None:
         self._stepping = True
         if self._bytes >= _BUFFER_BYTES or time.monotonic() - self._last_commit >= _COMMIT_SECONDS:
@@ -193,6 +203,20 @@ class Recorder:
         self._stepping = False
         if self.when(self.step):
             self._take_row()
+
+    def _write(self) -> None:
+        # An interrupt may have come between the last commit and the emptying of the buffers.
+        last_row, last_metric = self._committed("weights"), self._committed("metrics")
+        rows = {step: row for step, row in self._rows.items() if step > last_row}
+        metrics = {step: row for step, row in self._metrics.items() if step >= last_metric}
+        if rows:
+            stacks = {name: np.stack([row[name] for row in rows.values()]) for name in self._shapes}
+            self._writer.append(list(rows), stacks)
+        if metrics:
+            names = dict.fromkeys(name for row in metrics.values() for name in row)
+            columns = {name: np.array([row.get(name, np.nan) for row in metrics.values()]) for name in names}
+            self._writer.append_metrics(list(metrics), columns)
+        self._writer.commit()
 
     def _take_row(self) -> None:
         row = {matrix.name: self._snapshot(matrix) for matrix in self.matrices}
@@ -214,8 +238,11 @@ class Recorder:
         return values
 
 
-def _number(value: float | torch.Tensor) -> float:
-    return float(value.item() if isinstance(value, torch.Tensor) else value)
+def _number(name: str, value: float | torch.Tensor) -> float:
+    try:
+        return float(value.item() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"metric {name!r} must be one number, got {value!r}") from None
 
 
 def _open(path: Path, mode: str, attributes: Mapping[str, str | int]) -> RunWriter:
@@ -225,9 +252,9 @@ def _open(path: Path, mode: str, attributes: Mapping[str, str | int]) -> RunWrit
 
 
 def _provenance(tensor: torch.Tensor) -> dict[str, str | int]:
-    packages = {f"{name}_version": version(name) for name in ("rmtnet", "torch", "numpy", "zarr", "xarray")}
+    packages = {f"{name}_version": version(name) for name in ("torch", "numpy", "zarr", "xarray")}
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**packages, "started": started, "device": str(tensor.device)}
+    return {"rmtnet_version": __version__, **packages, "started": started, "device": str(tensor.device)}
 
 
 def _spec(matrix: Matrix) -> MatrixSpec:

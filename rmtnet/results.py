@@ -1,5 +1,6 @@
 """Results on disk: one self-describing Dataset, netCDF or zarr by the file's name."""
 
+import io
 import os
 import shutil
 import warnings
@@ -33,20 +34,36 @@ def write(results: xr.Dataset, path: Path) -> None:
     """Write ``results``, replacing earlier ones, whole or not at all."""
     check_target(path)
     results = results.assign_attrs({_MARK: 1})
-    partial = path.with_name(f".{path.name}.partial")
     if path.suffix == ".zarr":
-        shutil.rmtree(partial, ignore_errors=True)
+        _write_zarr(results, path)
+        return
+    numbers = [name for name, values in results.items() if values.dtype.kind in "fi"]
+    # Through memory: on a full disk the HDF5 library ends the whole process.
+    buffer = io.BytesIO()
+    results.to_netcdf(buffer, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 4} for name in numbers})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_zarr(results: xr.Dataset, path: Path) -> None:
+    partial, old = (path.with_name(f".{path.name}.{state}") for state in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
         with warnings.catch_warnings():
             # zarr has no final specification of variable-length strings yet; our readers are zarr-python's.
             warnings.simplefilter("ignore")
-            results.to_zarr(partial, mode="w", consolidated=False)
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        compressed = {
-            name: {"zlib": True, "complevel": 4} for name, values in results.items() if values.dtype.kind in "fi"
-        }
-        results.to_netcdf(partial, engine="h5netcdf", encoding=compressed)
-    os.replace(partial, path)
+            results.to_zarr(partial, mode="w", consolidated=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read(path: Path) -> xr.Dataset:
@@ -74,7 +91,9 @@ def _open(path: Path) -> xr.Dataset:
 
 def _holds_results(path: Path) -> bool:
     try:
-        with _open(path) as results:
-            return _MARK in results.attrs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path) as results:
+                return _MARK in results.attrs
     except Exception:
         return False

@@ -32,8 +32,8 @@ class Schedule:
 
 def every(steps: int) -> Schedule:
     """Every ``steps`` steps, step 0 included."""
-    if steps < 1:
-        raise ValueError(f"every: steps must be at least 1, got {steps}")
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"every: steps must be a whole number of at least 1, got {steps}")
     return Schedule(lambda step: step % steps == 0, f"every({steps})")
 
 

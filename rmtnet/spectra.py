@@ -87,6 +87,10 @@ def variance(weight: ArrayLike) -> Floats:
     -------
     (...)
     """
+    if np.ndim(weight) < 3:
+        raise ValueError(
+            f"weight must be (..., block, out, in), got shape {np.shape(weight)}: a matrix is weight[None]"
+        )
     return np.var(_stack(weight), axis=(-3, -2, -1), dtype=np.float64)
 
 

@@ -2,9 +2,8 @@
 
 import dataclasses
 import difflib
-import functools
 import json
-import re
+import math
 import runpy
 import traceback
 import types
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from rmtnet.caffe import Solver
 from rmtnet.datasets import Images
+from rmtnet.fingerprint import text
 from rmtnet.schedules import Schedule, every, log_spaced
 
 
@@ -66,15 +66,23 @@ class Study:
             raise ValueError(f"name must be a plain file name, got {self.name!r}")
         for field, least in (("iterations", 1), ("batch", 1), ("seed", 0)):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{field} must be a whole number of at least {least}, got {value!r}")
+        if not isinstance(self.pixel_scale, int | float) or not math.isfinite(self.pixel_scale):
+            raise ValueError(f"pixel_scale must be a finite number, got {self.pixel_scale!r}")
+        if not isinstance(self.device, str):
+            raise TypeError(f"device must be a name such as 'cpu' or 'cuda', got {self.device!r}")
+        if not (isinstance(self.dataset, str) or callable(self.dataset)):
+            raise TypeError(f"dataset must be a name or a function that gives Images, got {self.dataset!r}")
+        if self.layers is not None and not all(isinstance(layer, str) for layer in _listed(self.layers)):
+            raise TypeError(f"layers must be a list of names or globs, got {self.layers!r}")
         for field in ("network", "optimizer", "loss", "record", "evaluate"):
             if not callable(getattr(self, field)):
                 raise TypeError(f"{field} must be callable, got {getattr(self, field)!r}")
 
     def described(self) -> dict[str, str]:
         """Every field as text, to keep with the run and to compare with on resume."""
-        return {field.name: _text(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: text(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def to_json(self) -> str:
         return json.dumps(self.described())
@@ -126,9 +134,9 @@ def with_settings(studies: Sequence[Study], settings: Mapping[str, str]) -> list
     for key in settings:
         if key not in kinds or key == "name":
             raise ValueError(f"cannot set {key!r}; these can be set: {', '.join(sorted(set(kinds) - {'name'}))}")
-        if len({getattr(study, key) for study in studies}) > 1:
-            raise ValueError(f"cannot set {key!r}: it is what tells these studies apart; choose with --only instead")
-    values: dict[str, Any] = {key: _parsed(key, text, kinds[key]) for key, text in settings.items()}
+        if key == "seed" and len({study.seed for study in studies}) > 1:
+            raise ValueError("cannot set 'seed': it is what tells these studies apart; choose with --only instead")
+    values: dict[str, Any] = {key: _parsed(key, given, kinds[key]) for key, given in settings.items()}
     return [dataclasses.replace(study, **values) for study in studies]
 
 
@@ -136,28 +144,18 @@ def _plain(kind: Any) -> bool:
     return kind in (int, float, str) or (isinstance(kind, types.UnionType) and str in typing.get_args(kind))
 
 
-def _parsed(key: str, text: str, kind: Any) -> int | float | str:
+def _parsed(key: str, given: str, kind: Any) -> int | float | str:
     if kind not in (int, float):
-        return text
+        return given
     try:
-        value: int | float = kind(text)
+        value: int | float = kind(given)
     except ValueError:
-        raise ValueError(f"{key} must be {'a whole number' if kind is int else 'a number'}, got {text!r}") from None
+        raise ValueError(f"{key} must be {'a whole number' if kind is int else 'a number'}, got {given!r}") from None
     return value
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, functools.partial):
-        arguments = [*map(_argument, value.args), *(f"{key}={_argument(a)}" for key, a in value.keywords.items())]
-        return f"{_text(value.func)}({', '.join(arguments)})"
-    if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
-        return value.__qualname__
-    # The address of an object is another one in every process.
-    return value if isinstance(value, str) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _argument(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else _text(value)
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set) else [None]
 
 
 def _line(error: Exception, path: Path) -> int | None:

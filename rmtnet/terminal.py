@@ -29,8 +29,8 @@ _COLUMNS = {
 class TrainingProgress:
     """Steps done, loss and time left of a grid of runs, on stderr: bars on a terminal, else a line now and then."""
 
-    def __init__(self, total: int):
-        """``total`` steps of all runs together are still to do."""
+    def __init__(self, total: int, done: int = 0):
+        """``total`` steps of all runs together, of which ``done`` were done before."""
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,10 +39,10 @@ class TrainingProgress:
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
-        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._total, self._before, self._done, self._began = total, done, done, time.monotonic()
         self._lines = not self._bars.console.is_terminal
         self._last_line = self._began
-        self._all = self._bars.add_task("all runs", total=total, note="")
+        self._all = self._bars.add_task("all runs", total=total, completed=done, note="")
         self._run: Any = None
 
     def __enter__(self) -> Self:
@@ -63,7 +63,8 @@ class TrainingProgress:
         self._name = name
         self._run = self._bars.add_task(name, total=total, completed=done, note="")
         if self._lines:
-            print(f"{name}: {f'goes on from step {done}' if done else 'starts'}, {total} steps", file=sys.stderr)
+            what = "is complete" if done >= total else f"goes on from step {done}" if done else "starts"
+            print(f"{name}: {what}, {total} steps", file=sys.stderr)
 
     def __call__(self, step: int, loss: float) -> None:
         self._done += 1
@@ -72,7 +73,8 @@ class TrainingProgress:
             self._bars.update(self._all, completed=self._done)
         elif time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
-            left = (self._last_line - self._began) / self._done * (self._total - self._done)
+            step_seconds = (self._last_line - self._began) / (self._done - self._before)
+            left = step_seconds * (self._total - self._done)
             share = 100 * self._done / self._total
             print(
                 f"{self._name}: step {step}, loss {loss:.4f}; all runs {share:.0f} %, {_clock(left)} left",
@@ -121,11 +123,10 @@ def status() -> Iterator[Callable[[str], None]]:
 
 
 def show(table: Table) -> None:
-    """Print to stdout; as wide as it needs to be when that is no terminal."""
+    """Print to stdout, as wide as it needs to be: no number is cut off on a narrow terminal."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(width=max(width, console.width)).print(table)
 
 
 def _row(values: xr.Dataset, shown: dict[str, tuple[str, str]]) -> list[str]:

@@ -147,7 +147,10 @@ def _images(study: Study) -> datasets.Images:
     if isinstance(study.dataset, str):
         return _load(study.dataset)
     with _blamed_on(study, "dataset function"):
-        return study.dataset()
+        images = study.dataset()
+        if not isinstance(images, datasets.Images):
+            raise TypeError(f"it must give rmtnet.datasets.Images, got {type(images).__name__}")
+    return images
 
 
 @contextmanager
@@ -260,6 +263,12 @@ def _checkpoint(study: Study, folder: Path) -> dict[str, Any] | None:
     _check_same_study(study, described, path)
     if not store_path(study, folder).exists():
         raise ValueError(f"{path}: the run of this checkpoint is gone; delete the checkpoint to train anew")
+    last = max(open_run(store_path(study, folder)).metrics["step"].values, default=-1)
+    if last < state["step"]:
+        raise ValueError(
+            f"{store_path(study, folder)} ends at step {last}, before its checkpoint at {state['step']}: "
+            "put the whole run back, or delete the checkpoint to train anew"
+        )
     return state
 
 

@@ -6,14 +6,14 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
-from rmtnet import analysis, results
+from rmtnet import analysis, nulls, results
 from rmtnet.store import MatrixSpec, RunWriter, open_run
 
 STEPS = [0, 10, 100]
 
 
 def make_run(folder, name, blocks=1, *, seed=0, steps=STEPS, shape=(20, 40), scale=1.0, spoil=None, layers=("ip1",)):
-    """A run of iid noise: blocks of variance `scale` times the number of blocks."""
+    """A run of iid noise: blocks of variance `scale` times the number of blocks, growing by half at every row."""
     rng = np.random.default_rng([seed, blocks])
     rows, columns = shape[0] // blocks, shape[1] // blocks
     form = "dense" if blocks == 1 else "block_diagonal"
@@ -24,6 +24,9 @@ def make_run(folder, name, blocks=1, *, seed=0, steps=STEPS, shape=(20, 40), sca
     with RunWriter.create(folder / f"{name}.zarr", {"seed": seed}) as writer:
         writer.declare(specs)
         stack = rng.normal(scale=(scale * blocks) ** 0.5, size=(len(steps), blocks, rows, columns)).astype("float32")
+        stack *= (1.5 ** np.arange(len(steps)) ** 0.5 if len(steps) > 10 else 1.5 ** (np.arange(len(steps)) / 2))[
+            :, None, None, None
+        ]
         if spoil is not None:
             stack[spoil, 0, 0, 0] = np.nan
         writer.append(steps, dict.fromkeys(layers, stack))
@@ -47,6 +50,57 @@ def test_sisters_are_compared_with_the_dense_one(tmp_path):
     assert found["accuracy"].sel(run="b4", step=100) == 0.9
     assert np.isnan(found["accuracy"].sel(run="b4", step=0))
     assert all(found[name].attrs["long_name"] for name in analysis.DESCRIPTIONS)
+
+
+def test_r_has_the_variance_of_the_reference_at_the_same_step(tmp_path):
+    dense = make_run(tmp_path, "b1", steps=[0, 10, 100])
+    sister = make_run(tmp_path, "b4", 4, steps=[0, 10, 55, 100])
+    found = analysis.analyze_runs([sister], references=[dense]).sel(run="b4", layer="ip1")
+    null = nulls.ordered_null(1, 20, 40)
+    for step in (0, 10, 100):
+        reference = dense["ip1"].sel(step=step).values.astype(float).var()
+        values = np.sort(np.linalg.svd(sister["ip1"].sel(step=step).values.astype(float), compute_uv=False).ravel())[
+            ::-1
+        ]
+        at = found.sel(step=step)
+        assert at["reference_variance"] == pytest.approx(reference, rel=1e-12)
+        assert_allclose(at["singular_value_ratio"], values / (reference**0.5 * null.mean), rtol=1e-6)
+        assert at["mean_deviation"] == pytest.approx(np.abs(1 - values / (reference**0.5 * null.mean)).mean(), rel=1e-6)
+    # The reference has no step 55: nothing is borrowed from its neighbours.
+    for name in ("reference_variance", "variance_ratio", "mean_deviation", "largest_ratio"):
+        assert np.isnan(found[name].sel(step=55)), name
+    assert np.isfinite(found["variance"].sel(step=55))
+
+
+def test_a_file_keeps_spectra_at_the_chosen_steps_of_each_run(tmp_path):
+    runs = [make_run(tmp_path, "long", steps=[0, 10, 100]), make_run(tmp_path, "short", steps=[0, 10])]
+    thin = analysis.with_spectra_at(analysis.analyze_runs(runs), "last")
+    for run, last in (("long", 100), ("short", 10)):
+        has = thin["singular_values"].sel(run=run, layer="ip1").notnull().all("order")
+        assert list(thin["step"].values[has.values]) == [last]
+    assert thin["variance"].sel(run="long").notnull().all()
+    assert (thin["block"].sel(run="long", step=0) == -1).all()
+
+
+def test_results_say_where_they_come_from(tmp_path):
+    dense = make_run(tmp_path, "b1", seed=7)
+    found = analysis.analyze_runs([dense], references=[dense])
+    assert found.attrs["references"] == "b1"
+    assert {"created", "rmtnet_version", "numpy_version", "null"} <= found.attrs.keys()
+    assert found["seed"].values.tolist() == [7]
+    # A metric's name that the analysis takes is told apart.
+    assert found["metric_variance"].sel(run="b1", step=100) == 7
+
+
+def test_damage_beside_the_weights_is_one_clear_error(tmp_path):
+    run = make_run(tmp_path, "b1").path
+    chunk = run / "metrics" / "accuracy" / "c" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    with pytest.raises(ValueError, match="what was logged cannot be read between steps 10 and 100, a chunk is damaged"):
+        analysis.analyze_runs([open_run(run)])
+    (run / "weights" / "step" / "c" / "0").unlink()
+    with pytest.raises(ValueError, match="the steps of 'weights' do not ascend: a chunk of them is missing or damaged"):
+        analysis.analyze_runs([open_run(run)])
 
 
 def test_without_reference_the_null_is_the_layers_own(tmp_path):
@@ -127,14 +181,18 @@ def test_bad_runs_are_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="layer 'ip1' holds NaN or infinity at step 10"):
         analysis.analyze_runs([make_run(tmp_path, "nan", spoil=1)])
     with pytest.raises(ValueError, match="no layer matches 'conv'; recorded are ip1"):
-        analysis.analyze_runs([dense], layer="conv")
+        analysis.analyze_runs([dense], layers=["conv"])
     with pytest.raises(ValueError, match="two runs are named 'b1'"):
         analysis.analyze_runs([dense, dense])
-    with pytest.raises(ValueError, match=r"is \(20, 40\) in the run and \(10, 40\) in .*: no sisters"):
+    with pytest.raises(
+        ValueError, match=r"is \(20, 40\) in the run and \(10, 40\) in .*: choose other layers with --layer"
+    ):
         analysis.analyze_runs([dense], references=[make_run(tmp_path, "small", shape=(10, 40))])
     with pytest.raises(ValueError, match="has no step in common with the runs"):
         analysis.analyze_runs([dense], references=[make_run(tmp_path, "late", steps=[1, 2, 3])])
-    with pytest.raises(ValueError, match="the reference has no layer 'ip1'; it has head"):
+    with pytest.raises(
+        ValueError, match="the reference has no layer 'ip1', only head: choose other layers with --layer"
+    ):
         analysis.analyze_runs([dense], references=[make_run(tmp_path, "other", layers=("head",))])
     with pytest.raises(ValueError, match="no step of layer 'ip1' is recorded in 11:12"):
         analysis.analyze_runs([dense], steps="11:12")
@@ -156,3 +214,28 @@ def test_results_are_never_written_over_something_else(tmp_path):
         results.read(tmp_path / "nothing.nc")
     with pytest.raises(ValueError, match="holds no Dataset"):
         results.read(tmp_path / "notes.nc")
+
+
+@pytest.mark.parametrize("name", ["results.nc", "results.zarr"])
+def test_a_full_disk_leaves_earlier_results_as_they_were(tmp_path, monkeypatch, name):
+    found = analysis.analyze_runs([make_run(tmp_path, "b4", 4)])
+    results.write(found, tmp_path / name)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("xarray.Dataset.to_zarr", full)
+    with pytest.raises(OSError, match="No space left"):
+        results.write(found, tmp_path / name)
+    monkeypatch.undo()
+    xr.testing.assert_equal(results.read(tmp_path / name), found)
+    assert list(tmp_path.glob(".results*")) == []
+
+
+def test_several_globs_choose_layers_and_runs_without_any_are_left_out(tmp_path):
+    one = make_run(tmp_path, "one", layers=("ip1", "ip2", "conv"))
+    other = make_run(tmp_path, "other", layers=("head",))
+    found = analysis.analyze_runs([one, other], layers=["ip?", "co*"])
+    assert found["run"].values.tolist() == ["one"]
+    assert found["layer"].values.tolist() == ["conv", "ip1", "ip2"]

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +86,29 @@ def test_xavier_has_variance_one_over_the_fan_in():
 def test_a_rate_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"lr must be positive, got 0\.0"):
         caffe.SGD([nn.Parameter(torch.ones(1))], lr=0.0)
+
+
+def test_copies_keep_the_rate_policy():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = caffe.SGD([weight], lr=0.1, gamma=1.0, power=1.0)
+    for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        for _ in range(4):
+            twin.param_groups[0]["params"][0].grad = torch.zeros(2)
+            twin.step()
+        assert twin.param_groups[0]["lr"] == pytest.approx(0.1 / 4)
+
+
+def test_a_group_that_is_added_later_follows_the_policy():
+    first, second = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = caffe.SGD([first], lr=0.1, gamma=1.0, power=1.0)
+    first.grad = torch.zeros(1)
+    optimizer.step()
+    optimizer.add_param_group({"params": [second], "lr": 0.2})
+    second.grad = torch.zeros(1)
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 / 2, 0.2 / 2])
+
+
+def test_biases_of_recurrent_layers_are_biases_too():
+    groups = caffe.Solver()(nn.LSTM(3, 2)).param_groups
+    assert [len(group["params"]) for group in groups] == [2, 2]

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +177,9 @@ def test_bad_studies_are_one_line_with_the_place_and_the_cure(study, tmp_path):
     assert "no layer matches 'ip1'; this model has 1, 3" in broken('layers=["1"]', 'layers=["ip1"]')
     assert "cannot set 'rate'; these can be set: batch, " in error_of("train", study, "--set", "rate=1")
     assert "iterations must be a whole number, got '1e3'" in error_of("train", study, "--set", "iterations=1e3")
+    assert "dataset must be a name or a function" in broken("dataset=images", "dataset=5")
+    assert "layers must be a list of names or globs, got 5" in broken('layers=["1"]', "layers=5")
+    assert "pixel_scale must be a finite number, got nan" in error_of("train", study, "--set", "pixel_scale=nan")
     assert "no study matches 'c*'; there are b1, b2" in error_of("train", study, "--only", "c*")
     assert "KEY=VALUE" in rmtnet("train", study, "--set", "iterations", code=2).stderr
 
@@ -228,6 +230,20 @@ def test_a_failure_of_ours_is_one_line_with_exit_code_1(tmp_path, monkeypatch):
     )
 
 
+def test_only_what_a_check_of_ours_raised_is_bad_input():
+    def error_from(code):
+        scope = {"__name__": "rmtnet.somewhere"}
+        exec(compile(f"def f():\n    {code}", "rmtnet/somewhere.py", "exec"), scope)
+        with pytest.raises(Exception) as caught:
+            scope["f"]()
+        # The first frame is this test's.
+        return caught.value
+
+    assert cli._raised_by_us(error_from("raise ValueError('a check')"))
+    for mistake in ("None.foo", "1 / 0", "[][0]", "int('x')", "assert False"):
+        assert not cli._raised_by_us(error_from(mistake)), mistake
+
+
 def test_superseded_runs_are_left_out_when_there_are_others(tmp_path):
     run = make_run(tmp_path, "b1").path
     from rmtnet.store import RunWriter
@@ -237,5 +253,48 @@ def test_superseded_runs_are_left_out_when_there_are_others(tmp_path):
     assert copy is not None
     rows = list(csv.DictReader(io.StringIO(rmtnet("analyze", run, copy, "--format", "csv").stdout)))
     assert {row["run"] for row in rows} == {"b1"}
+    assert f"{copy} is superseded: left out" in rmtnet("analyze", run, copy).stderr
     assert "superseded" in rmtnet("analyze", copy, "--format", "csv").stdout
-    shutil.rmtree(copy)
+
+
+def test_ctrl_c_in_any_command_is_one_line(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    run = make_run(tmp_path, "b1").path
+    monkeypatch.setattr("rmtnet.analysis.analyze_runs", interrupted)
+    assert error_of("analyze", run, code=130) == "rmtnet: stopped"
+
+
+def test_no_number_of_the_table_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "encoder.layers.0.self_attn.in_proj_weight.k"
+    run = make_run(tmp_path, "a_run_with_quite_a_name", layers=(name,)).path
+    table = rmtnet("analyze", run).stdout
+    assert name in table
+    assert "…" not in table
+
+
+def test_a_layer_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path):
+    import numpy as np
+
+    from rmtnet.store import MatrixSpec, RunWriter
+
+    specs = [MatrixSpec(name, (1, 4, 6), np.dtype("float32"), "dense", 4, 6) for name in ("dead", "alive", "one")]
+    specs[2] = MatrixSpec("one", (1, 1, 6), np.dtype("float32"), "dense", 1, 6)
+    with RunWriter.create(tmp_path / "run.zarr") as writer:
+        writer.declare(specs)
+        alive = np.random.default_rng(0).normal(size=(2, 1, 4, 6)).astype("float32")
+        writer.append([0, 1], {"dead": 0 * alive, "alive": alive, "one": alive[:, :, :1]})
+        writer.commit()
+    outcome = rmtnet("analyze", tmp_path / "run.zarr", "--plots", tmp_path / "plots")
+    assert "no picture of layer dead: " in outcome.stderr
+    assert sorted(path.name for path in (tmp_path / "plots").glob("*.png")) == ["alive.png", "one.png"]
+
+
+def test_a_complete_run_is_said_to_be_complete(study, tmp_path):
+    rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1")
+    assert "b1: is complete, 30 steps" in rmtnet("train", study, "-o", tmp_path / "runs").stderr
+    edited = tmp_path / "edited.py"
+    edited.write_text(STUDY.replace("nn.ReLU()", "nn.Tanh()"))
+    assert "is of another study (network is" in error_of("train", edited, "-o", tmp_path / "runs")

@@ -387,3 +387,21 @@ def test_real_mnist_has_its_published_sizes_class_counts_and_mean():
     small = datasets.load("mnist5k")
     known = {image.tobytes() for image in images.train_images}
     assert all(image.tobytes() in known for image in [*small.train_images, *small.test_images])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_images": np.zeros((4, 1, 2, 2), np.float32)}, "train_images must be uint8 .* got float32"),
+        ({"test_images": np.zeros((4, 2, 2), np.uint8)}, r"test_images must be uint8 .* got uint8 \(4, 2, 2\)"),
+        ({"train_labels": np.zeros(3, np.int64)}, "one whole number for each of 4 train_images"),
+        ({"test_labels": np.zeros(4)}, "got float64"),
+        ({"test_images": np.zeros((0, 1, 2, 2), np.uint8), "test_labels": np.zeros(0, int)}, "at least one"),
+    ],
+)
+def test_images_of_ones_own_must_be_what_the_training_expects(change, message):
+    images, labels = np.zeros((4, 1, 2, 2), np.uint8), np.zeros(4, np.int64)
+    parts = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    datasets.Images("mine", "here", **parts)
+    with pytest.raises(ValueError, match=message):
+        datasets.Images("mine", "here", **{**parts, **change})

@@ -43,6 +43,13 @@ def test_the_bulk_fit_recovers_the_variance_of_noise(weight):
     assert (fits["bulk_ks"] < 0.2).all()
 
 
+def test_a_layer_and_its_transpose_have_the_same_spectrum_and_fit(weight):
+    turned = weight.rename({"out": "in", "in": "out"}).transpose("step", "block", "out", "in")
+    for name, values in labelled.spectrum(weight).items():
+        if name != "block":
+            assert_allclose(labelled.spectrum(turned)[name], values, rtol=1e-9)
+
+
 @pytest.mark.parametrize("matrix", [np.zeros((10, 16)), np.outer(np.ones(10), np.ones(16))])
 def test_a_layer_without_bulk_has_no_bulk_variance(matrix):
     weight = xr.DataArray(matrix[None, None], dims=("step", "block", "out", "in"), coords={"step": [0]})

@@ -40,6 +40,19 @@ def test_a_tied_weight_is_found_by_either_name_and_says_so():
     assert [matrix.name for matrix in select(model, ["1*", "0"])] == ["0"]
 
 
+def test_a_parametrised_layer_is_its_effective_weight():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), layer)
+    assert [matrix.name for matrix in matrices(model)] == ["0", "1"]
+    assert_array_equal(matrices(model)[1].snapshot()[0], layer.weight.detach())
+    assert described(matrices(model)[1])["torch_name"] == "1.weight"
+
+
+def test_names_are_free_of_what_wraps_the_model():
+    model = nn.Sequential(nn.Linear(4, 3))
+    assert [matrix.name for matrix in matrices(nn.DataParallel(model))] == ["0"]
+
+
 def test_a_root_module_has_its_attribute_for_a_name():
     assert list(named(nn.Linear(3, 2))) == ["weight"]
 

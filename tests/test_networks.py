@@ -38,6 +38,12 @@ def test_the_other_layers_start_with_caffes_xavier_and_zero_biases(layer, fan_in
     assert not module.bias.any()
 
 
+def test_the_fan_in_of_ip2_is_its_blocks():
+    torch.manual_seed(3)
+    weights = torch.stack([LeNet5(b2=10).ip2.weight.detach().double() for _ in range(20)])
+    assert weights.var().item() * 50 == pytest.approx(1, abs=5 * (0.8 / weights.numel()) ** 0.5)
+
+
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_the_forward_pass_is_the_definition(activation):
     torch.manual_seed(2)

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 from numpy.testing import assert_allclose
 
-from rmtnet.nulls import iid_blocks, ordered_null
+from rmtnet.nulls import _simulated, iid_blocks, ordered_null
 
 
 def test_the_mean_square_of_all_singular_values_is_the_longer_side():
@@ -44,12 +44,16 @@ def test_a_fresh_draw_lies_in_the_band_nine_times_in_ten():
 def test_equal_seeds_give_equal_results_and_global_state_is_left_alone():
     np.random.seed(0)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    first = ordered_null.__wrapped__(2, 5, 8, draws=20, seed=1)
-    again = ordered_null.__wrapped__(2, 5, 8, draws=20, seed=1)
-    other = ordered_null.__wrapped__(2, 5, 8, draws=20, seed=2)
+    first = _simulated.__wrapped__(2, 5, 8, 20, 1)
+    again = _simulated.__wrapped__(2, 5, 8, 20, 1)
+    other = _simulated.__wrapped__(2, 5, 8, 20, 2)
     assert np.array_equal(first.mean, again.mean)
     assert not np.array_equal(first.mean, other.mean)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+def test_r_and_its_transpose_are_the_same():
+    assert np.array_equal(ordered_null(2, 5, 8).mean, ordered_null(2, 8, 5).mean)
 
 
 def test_large_matrices_take_fewer_draws():

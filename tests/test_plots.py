@@ -263,7 +263,9 @@ def test_errors_name_what_is_missing(results, ax):
     with pytest.raises(ValueError, match="no run with more than one block in ip1"):
         plots.plot_variance_ratio(iid_results(blocks=(1,)), layer="ip1", ax=ax)
     orphans = results.assign(variance_ratio=results["variance_ratio"] * np.nan)
-    with pytest.raises(ValueError, match="no run has a variance_ratio of ip1: is the dense sister"):
+    with pytest.raises(
+        ValueError, match="no run has a variance_ratio of ip1: all weights are 0, or a --reference is missing"
+    ):
         plots.plot_variance_ratio(orphans, layer="ip1", ax=ax)
 
 

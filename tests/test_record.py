@@ -443,6 +443,8 @@ def record_until_killed(path, mode, pipe=None):
             for layer in model:
                 layer.weight.copy_(torch.from_numpy(weights_at(step, tuple(layer.weight.shape))))
 
+    # A parent that runs in the background may have taught its children to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     set_weights(last)
     done = last
     try:
@@ -490,6 +492,7 @@ def test_ctrl_c_at_any_moment_loses_nothing(tmp_path):
         wait_for(process, path, 3)
         time.sleep(random.uniform(0, 0.1))
         os.kill(process.pid, signal.SIGINT)
+        assert here.poll(60), "the interrupted process did not end"
         done = here.recv()
         process.join()
         assert process.exitcode == 0
@@ -510,3 +513,43 @@ def test_after_kill_9_plain_xarray_reads_a_gapless_prefix_of_what_was_recorded(t
         process.join()
         reached = recorded_steps(path)
     assert not list(tmp_path.glob("*superseded*"))
+
+
+def test_a_closed_recorder_takes_nothing_and_says_so(tmp_path):
+    model, optimizer, _ = small()
+    with Recorder(model, tmp_path / "run.zarr").attach(optimizer) as recorder:
+        pass
+    for action in (recorder.observe, lambda: recorder.log(loss=1.0)):
+        with pytest.raises(ValueError, match="is closed: nothing more is recorded"):
+            action()
+
+
+@pytest.mark.parametrize("value", ["abc", torch.ones(3), None])
+def test_a_metric_that_is_no_number_is_named(tmp_path, value):
+    model, optimizer, _ = small()
+    recorder = Recorder(model, tmp_path / "run.zarr").attach(optimizer)
+    with recorder, pytest.raises(ValueError, match="metric 'loss' must be one number, got"):
+        recorder.log(loss=value)
+
+
+def test_a_resumed_recorder_goes_on_where_the_run_ends(tmp_path):
+    model, optimizer, inputs = small()
+    with Recorder(model, tmp_path / "run.zarr").attach(optimizer):
+        train(model, optimizer, inputs, 3)
+    with Recorder(model, tmp_path / "run.zarr", mode="resume").attach(optimizer):
+        train(model, optimizer, inputs, 2)
+    assert steps_of(tmp_path / "run.zarr") == [0, 1, 2, 3, 4, 5]
+    assert list(tmp_path.glob("*superseded*")) == []
+
+
+def test_only_a_module_can_be_recorded(tmp_path):
+    with pytest.raises(TypeError, match="model must be a torch module, got str"):
+        Recorder("model", tmp_path / "run.zarr")
+
+
+def test_many_small_layers_take_little_room(tmp_path):
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(20)))
+    Recorder(model, tmp_path / "run.zarr").attach(torch.optim.SGD(model.parameters(), lr=0.1)).close()
+    size = sum(path.stat().st_size for path in (tmp_path / "run.zarr").rglob("*") if path.is_file())
+    # Not a chunk of 4 MB each: the empty rest of it shrinks to nothing.
+    assert size < 20 * 64_000

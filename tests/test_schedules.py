@@ -54,7 +54,7 @@ def test_log_spaced_ends_at_until():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: every(0), "every: steps must be at least 1, got 0"),
+        (lambda: every(0), "every: steps must be a whole number of at least 1, got 0"),
         (lambda: at(3, -1), "at: steps must not be negative, got -1"),
         (lambda: log_spaced(per_decade=0), "log_spaced: per_decade must be at least 1, got 0"),
     ],

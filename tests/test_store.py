@@ -134,14 +134,15 @@ def test_open_run_gives_the_four_plain_dims_and_positions(tmp_path):
         run["ip2"]
 
 
-def test_an_open_run_sees_later_commits(tmp_path):
+def test_an_open_run_holds_what_was_committed_when_it_was_opened(tmp_path):
     with new_run(tmp_path / "run.zarr", steps=[0]) as writer:
         run = store.open_run(tmp_path / "run.zarr")
         assert run["ip1"].sizes["step"] == 1
         writer.append([4], rows_at([4]))
         assert run["ip1"].sizes["step"] == 1
         writer.commit()
-        assert run["ip1"].sizes["step"] == 2
+        assert run["ip1"].sizes["step"] == 1
+        assert store.open_run(tmp_path / "run.zarr")["ip1"].sizes["step"] == 2
 
 
 # --- names
@@ -550,9 +551,10 @@ def test_several_forms_of_a_layer_are_listed_in_order(tmp_path):
             late[:] = 7
         consolidate(root)
     run = store.open_run(path)
-    assert run.forms("ip1") == ["ip1", "ip1@1", "ip1@2", "ip1@10"]
-    with pytest.raises(KeyError, match="several forms: choose one of ip1, ip1@1, ip1@2, ip1@10"):
+    assert run.forms("ip1") == ["ip1@0", "ip1@1", "ip1@2", "ip1@10"]
+    with pytest.raises(KeyError, match="several forms: choose one of ip1@0, ip1@1, ip1@2, ip1@10"):
         run["ip1"]
+    assert run["ip1@0"].sizes["step"] == 2
     assert run["ip1@2"].dims == ("step", "block", "out", "in") and (run["ip1@2"] == 7).all()
 
 
@@ -666,9 +668,9 @@ def test_a_truncated_chunk_is_one_line_that_names_run_and_layer(tmp_path):
     run = store.open_run(path)
     for weight in (run["ip1"], run["ip1"].isel(step=1)):
         with pytest.raises(ValueError, match=r"^.*run.zarr: layer 'ip1' cannot be read between steps . and 8") as error:
-            store.load(weight, path)
+            store.load(weight, path, "layer 'ip1'")
         assert "\n" not in str(error.value)
-    assert_array_equal(store.load(run["s"], path), rows_at([0, 8])["s"])
+    assert_array_equal(store.load(run["s"], path, "layer 's'"), rows_at([0, 8])["s"])
 
 
 def test_a_damaged_step_coordinate_is_one_line(tmp_path):
@@ -677,3 +679,33 @@ def test_a_damaged_step_coordinate_is_one_line(tmp_path):
     (path / "weights/step/c/0").write_bytes(b"")
     with pytest.raises(ValueError, match=r"run\.zarr: group 'weights' cannot be read, the run is damaged"):
         store.open_run(path)["ip1"]
+
+
+def test_a_commit_cut_short_leaves_the_last_one(tmp_path, monkeypatch):
+    path = tmp_path / "run.zarr"
+    writer = new_run(path, steps=[0])
+    writer.append([4], rows_at([4]))
+
+    def cut_short(self, text, *_, **__):
+        with open(self, "w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", cut_short)
+    with pytest.raises(OSError, match="No space left"):
+        writer.commit()
+    monkeypatch.undo()
+    assert store.open_run(path).steps.values.tolist() == [0]
+    writer.close()
+    RunWriter(path).close()
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "run.zarr"
+    new_run(path, steps=[0, 8]).close()
+    [chunk] = [file for file in (path / "weights/ip1/c").rglob("*") if file.is_file()]
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(ValueError, match="layer 'ip1' cannot be read between steps 0 and 8, a chunk is damaged"):
+        store.load(store.open_run(path)["ip1"], path, "layer 'ip1'")

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,8 +54,8 @@ def network():
 
 def loss(scores, labels):
     done["steps"] += torch.is_grad_enabled()
-    if done["steps"] == {stop}:
-        {how}
+    if done["steps"] == int(os.environ["STOP"]):
+        exec(os.environ["HOW"])
     return functional.cross_entropy(scores, labels)
 
 
@@ -66,7 +67,9 @@ study = Study(
 
 
 def study_file(path, stop=0, how="pass", steps=STEPS):
-    path.write_text(STUDY.format(stop=stop, how=how, steps=steps))
+    """Write the study; where it stops is told by the environment, for an edited study would be another one."""
+    os.environ.update(STOP=str(stop), HOW=how)
+    path.write_text(STUDY.format(steps=steps))
     return path
 
 
@@ -363,3 +366,29 @@ def test_the_study_is_kept_with_the_run(tmp_path):
     assert run.attrs["study"] == small(seed=4).to_json()
     assert run.attrs["seed"] == 4
     assert dataclasses.replace(small(), seed=4).described()["seed"] == "4"
+
+
+def test_a_run_that_ends_before_its_checkpoint_is_refused(tmp_path):
+    training.run(small(iterations=4), tmp_path)
+    older = tmp_path / "older"
+    shutil.copytree(tmp_path / "small.zarr", older)
+    training.run(small(iterations=8), tmp_path)
+    shutil.rmtree(tmp_path / "small.zarr")
+    older.rename(tmp_path / "small.zarr")
+    with pytest.raises(
+        ValueError, match=r"small\.zarr ends at step 4, before its checkpoint at 8: put the whole run back"
+    ):
+        training.run(small(iterations=12), tmp_path)
+
+
+def test_the_store_is_committed_before_the_checkpoint_is_written(tmp_path, monkeypatch):
+    committed = []
+
+    def save(self, path):
+        committed.append(max(store.open_run(tmp_path / "small.zarr").metrics["step"].values))
+        assert committed[-1] == self.step
+
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training.Training, "save", save)
+    training.run(small(iterations=4), tmp_path)
+    assert committed == [1, 2, 3, 4]

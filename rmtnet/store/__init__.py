@@ -6,7 +6,18 @@ plain xarray.  :func:`open_run` gives it labelled; :class:`RunWriter` is how a r
 
 from rmtnet.store.lock import RunLocked
 from rmtnet.store.reading import Run, load, open_run
-from rmtnet.store.schema import FORMS, SCHEMA_VERSION, MatrixSpec, check_unique
+from rmtnet.store.schema import FORMS, SCHEMA_VERSION, MatrixSpec, check_unique, natural_order
 from rmtnet.store.writing import RunWriter
 
-__all__ = ["FORMS", "SCHEMA_VERSION", "MatrixSpec", "Run", "RunLocked", "RunWriter", "check_unique", "load", "open_run"]
+__all__ = [
+    "FORMS",
+    "SCHEMA_VERSION",
+    "MatrixSpec",
+    "Run",
+    "RunLocked",
+    "RunWriter",
+    "check_unique",
+    "load",
+    "natural_order",
+    "open_run",
+]

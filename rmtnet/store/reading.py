@@ -1,18 +1,24 @@
 """Reading a run: layers as labelled (step, block, out, in) arrays, metrics as a Dataset."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import xarray as xr
 
-from rmtnet.store.schema import commit_record, decode, layer_variables
+from rmtnet.store.schema import commit_record, decode, layer_variables, natural_order
 
 _POSITIONS = ("block_row", "block_col")
+Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 
 
 def open_run(path: str | Path) -> "Run":
     """Open the run at ``path`` for reading: what is committed now, loaded when it is used.
+
+    A run that is being recorded grows; open it again to see more.
 
     Raises
     ------
@@ -25,13 +31,19 @@ def open_run(path: str | Path) -> "Run":
 
 
 class Run(Mapping[str, xr.DataArray]):
-    """A recorded run: a mapping from layer names to lazy (step, block, out, in) arrays."""
+    """A recorded run: a mapping from layer names to lazy (step, block, out, in) arrays.
+
+    A layer that changed its form has several: ``ip1@0``, ``ip1@1``, ...
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         record = commit_record(self.path)
         self.attrs: dict[str, object] = record["attributes"]
-        self._variables = {_layer(variable): variable for variable in layer_variables(record)}
+        variables = sorted(layer_variables(record), key=natural_order)
+        forms = Counter(variable.partition("@")[0] for variable in variables)
+        self._variables = {_layer(variable, forms): variable for variable in variables}
+        self._group = cache(self._opened)
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {', '.join(self) or 'no layers'}>"
@@ -57,7 +69,7 @@ class Run(Mapping[str, xr.DataArray]):
         return metrics.rename({variable: name for variable, name in names.items() if name != "step"})
 
     def forms(self, name: str) -> list[str]:
-        """Names of all forms of a layer, in the order they were recorded: ``["ip1", "ip1@1"]``."""
+        """Names of all forms of a layer, in the order they were recorded: ``["ip1"]``, or ``["ip1@0", "ip1@1"]``."""
         numbered = [(form, *variable.partition("@")[::2]) for form, variable in self._variables.items()]
         return [form for form, base, _ in sorted(numbered, key=lambda row: int(row[2] or 0)) if decode(base) == name]
 
@@ -69,8 +81,7 @@ class Run(Mapping[str, xr.DataArray]):
         KeyError
             If no such layer was recorded, or it has several forms; the message lists what there is.
         """
-        forms = self.forms(name)
-        if len(forms) > 1:
+        if len(forms := self.forms(name)) > 1:
             raise KeyError(f"{self.path}: layer {name!r} has several forms: choose one of {', '.join(forms)}")
         if name not in self._variables:
             raise KeyError(f"{self.path}: no layer {name!r}; recorded are {', '.join(self) or 'none'}")
@@ -94,32 +105,37 @@ class Run(Mapping[str, xr.DataArray]):
     def __len__(self) -> int:
         return len(self._variables)
 
-    def _group(self, group: str) -> xr.Dataset:
-        # Opened afresh: a run may grow while it is read.
+    def _opened(self, group: str) -> xr.Dataset:
         try:
-            return xr.open_zarr(self.path, group=group, chunks=None, consolidated=True)
+            dataset = xr.open_zarr(self.path, group=group, chunks=None, consolidated=True)
         except Exception as error:
             raise ValueError(f"{self.path}: group {group!r} cannot be read, the run is damaged ({error})") from error
+        steps = dataset["step"].values
+        if np.any(np.diff(steps, prepend=-1) <= 0):
+            raise ValueError(
+                f"{self.path}: the steps of {group!r} do not ascend: a chunk of them is missing or damaged"
+            )
+        return dataset
 
 
-def load(weight: xr.DataArray, run: Path) -> xr.DataArray:
-    """Read a lazy array of ``run`` into memory.
+def load(values: Labelled, run: Path, what: str) -> Labelled:
+    """Read lazy values of ``run`` into memory.
 
     Raises
     ------
     ValueError
-        If a chunk is damaged: it names the run and the layer.
+        If a chunk is damaged: it names the run and ``what`` was to be read.
     """
     try:
-        return weight.load()
+        return values.load()
     except Exception as error:
-        steps = weight["step"].values.reshape(-1)
+        steps = values["step"].values.reshape(-1)
         raise ValueError(
-            f"{run}: layer {weight.name!r} cannot be read between steps {steps[0]} and {steps[-1]}, "
+            f"{run}: {what} cannot be read between steps {steps[0]} and {steps[-1]}, "
             f"a chunk is damaged ({error}); choose other --steps"
         ) from error
 
 
-def _layer(variable: str) -> str:
+def _layer(variable: str, forms: Counter[str]) -> str:
     name, at, form = variable.partition("@")
-    return decode(name) + at + form
+    return decode(name) + (f"@{form or 0}" if forms[name] > 1 else at + form)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,11 @@ def encode(name: str) -> str:
 def decode(variable: str) -> str:
     """The layer or metric name behind a variable name: the inverse of :func:`encode`."""
     return unquote(variable)
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts ``layers.2`` before ``layers.10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def check_unique(names: Iterable[str]) -> None:

@@ -192,7 +192,14 @@ class RunWriter:
                 )
             if array.shape[0] != stop:
                 array.resize((stop, *array.shape[1:]))
-            array[start:stop] = values
+            self._put(array, slice(start, stop), values)
+
+    def _put(self, array: zarr.Array[Any], rows: slice, values: NDArray[Any]) -> None:
+        try:
+            array[rows] = values
+        except (ValueError, RuntimeError, TypeError) as error:
+            # The rest of a chunk is read before it is written anew.
+            raise ValueError(f"{self.path}: the last chunk of {array.basename!r} is damaged ({error})") from error
 
     def _declare_metrics(self, names: Sequence[str]) -> None:
         held = self.metrics()
