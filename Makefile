@@ -23,7 +23,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/rmtnet train studies/lenet5_embedded.py -o $(DEMO)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/rmtnet train studies/lenet5_embedded.py -o $(DEMO)
 	$(BIN)/rmtnet analyze $(DEMO)/*.zarr --reference $(DEMO)/b1.zarr --layer ip1 -o $(DEMO)/results.nc
 	@mkdir -p $(DRAWN)
 	@for figure in $(FIGURES); do $(BIN)/python figures/$$figure.py $(DEMO)/results.nc -o $(DRAWN) || exit; done

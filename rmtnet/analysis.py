@@ -86,12 +86,13 @@ def analyze_runs(
         recorded = ", ".join(dict.fromkeys(name for run in runs for name in run)) or "none"
         raise ValueError(f"no layer matches {' or '.join(map(repr, layers))}; recorded are {recorded}")
     runs = [run for run in runs if chosen[run.name]]
-    results = []
+    results, count = [], 0
     for run in runs:
         reference = _reference_of(run, references)
         found = []
         for name in chosen[run.name]:
-            progress(f"{run.name} {name}")
+            count += 1
+            progress(f"{run.name} {name} ({count} of {sum(map(len, chosen.values()))})")
             found.append(_layer(run, name, reference, steps))
         results.append(_joined(found, "layer").merge(_metrics(run, found)).assign_coords(run=run.name))
     return _described(_joined(results, "run"), runs, references)
