@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.laws import MarchenkoPastur
@@ -222,6 +223,8 @@ def _plot_lines(values: xr.DataArray, results: xr.Dataset, *, layer: str, ax: Ax
     # The light end of the map is lost on paper.
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(every)))
     (x,) = set(values.dims) - {"run"}
+    # Iterations and orders are whole numbers, and so are their ticks.
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     for rank, group in enumerate(every):
         runs = values.sel(run=values[key].values == group).dropna(x)
         if not runs.size:
@@ -256,7 +259,8 @@ def _mark_cut_lines(sign: int, end: float, *, ax: Axes) -> None:
     lines = [(line.get_color(), np.asarray(line.get_xydata())) for line in ax.get_lines()]
     cut = [(colour, xy[sign * xy[:, 1] > sign * end]) for colour, xy in lines]
     cut = [(colour, xy) for colour, xy in cut if len(xy)]
-    for colour, xy in cut:
+    # The line that goes furthest has its triangle on top.
+    for colour, xy in sorted(cut, key=lambda line: (sign * line[1][:, 1]).max()):
         ax.plot(xy[0, 0], end, "^" if sign > 0 else "v", color=colour, markersize=3, clip_on=False)
     if cut:
         x, y = np.concatenate([xy for _, xy in cut]).T

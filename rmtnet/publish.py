@@ -113,8 +113,7 @@ def overview(results: xr.Dataset, layer: str) -> Figure:
         ax.xaxis.set_major_formatter("{x:,.0f}")
     for ax in axes[1]:
         ax.set_xlabel(f"order, after {step:,} iterations")
-    figure.suptitle(layer)
-    figure.legend(*axes[1, 1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.legend(*axes[1, 1].get_legend_handles_labels(), loc="outside upper center", ncols=4, title=layer)
     return figure
 
 
