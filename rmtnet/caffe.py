@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 
-def xavier_uniform_(weight: torch.Tensor, fan_in: int) -> torch.Tensor:
+def xavier_uniform_(weight: torch.Tensor, fan_in: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """Fill ``weight`` in place with Caffe's Xavier law: uniform, mean 0, variance ``1 / fan_in``.
 
     Of a block layer the fan-in is the block's, so that b blocks start with b times the dense layer's variance.
@@ -17,7 +17,7 @@ def xavier_uniform_(weight: torch.Tensor, fan_in: int) -> torch.Tensor:
     Caffe, ``XavierFiller`` (its default normalises by the fan-in alone, unlike Glorot and Bengio, 2010, eq. 16).
     """
     bound = (3 / fan_in) ** 0.5
-    return nn.init.uniform_(weight, -bound, bound)
+    return nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 class SGD(torch.optim.SGD):

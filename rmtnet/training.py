@@ -1,10 +1,6 @@
 """Training a declared study, recorded, and going on where it stopped."""
 
-import dataclasses
 import functools
-import io
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rmtnet import datasets
+from rmtnet import checkpoints, datasets
+from rmtnet.checkpoints import store_path
 from rmtnet.record import Recorder
 from rmtnet.schedules import at
 from rmtnet.store import open_run
@@ -23,7 +20,6 @@ from rmtnet.study import Study
 
 _CHECKPOINT_SECONDS = 15.0
 _TEST_BATCH = 1000
-_MAY_DIFFER = ("iterations", "device")
 
 
 class DataOrder:
@@ -97,9 +93,9 @@ class Training:
             right += int((self.model(self._pixels(images)).argmax(1) == labels).sum())
         return right / len(self.test_labels)
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
-        state = {
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`restore` needs to go on, of kinds that torch reads with ``weights_only``."""
+        return {
             "study": self.study.to_json(),
             "step": self.step,
             "model": self.model.state_dict(),
@@ -107,15 +103,9 @@ class Training:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        partial = path.with_name(path.name + ".partial")
-        # Through memory: on a full disk torch's own writer says nothing of the disk.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        partial.write_bytes(buffer.getbuffer())
-        os.replace(partial, path)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state that :meth:`save` wrote; a ValueError if it is of another network or optimizer."""
+        """Take up what :meth:`state` gave; a ValueError if it is of another network or optimizer."""
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -163,11 +153,6 @@ def _blamed_on(study: Study, what: str) -> Iterator[None]:
         raise ValueError(f"the {what} of study {study.name!r} fails: {type(error).__name__}: {cause}") from error
 
 
-def store_path(study: Study, folder: Path) -> Path:
-    """Where the run of ``study`` is recorded."""
-    return folder / f"{study.name}.zarr"
-
-
 def steps_done(study: Study, folder: Path) -> int:
     """Steps of ``study`` that need no repeating: those of its checkpoint, or all if the store has the last one.
 
@@ -176,14 +161,14 @@ def steps_done(study: Study, folder: Path) -> int:
     ValueError
         If the folder holds a run of that name of another study.
     """
-    state = _checkpoint(study, folder)
+    state = checkpoints.load(study, folder)
     if state is not None:
         return min(int(state["step"]), study.iterations)
     path = store_path(study, folder)
     if not path.exists():
         return 0
     run = open_run(path)
-    _check_same_study(study, str(run.attrs.get("study", "{}")), path)
+    checkpoints.check_same_study(study, str(run.attrs.get("study", "{}")), path)
     logged = run.metrics["step"].values
     return study.iterations if len(logged) and logged[-1] >= study.iterations else 0
 
@@ -209,7 +194,7 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         training = Training(study)
-        state = _checkpoint(study, folder)
+        state = checkpoints.load(study, folder)
         if state is not None:
             training.restore(state)
         recorder = Recorder(
@@ -221,7 +206,7 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
             attributes={"study": study.to_json(), "seed": study.seed},
         )
         with recorder.attach(training.optimizer, step=training.step):
-            _train(training, recorder, _checkpoint_path(study, folder), progress)
+            _train(training, recorder, checkpoints.checkpoint_path(study, folder), progress)
     return path
 
 
@@ -241,42 +226,7 @@ def _train(
             recorder.log(accuracy=training.accuracy())
         if last or time.monotonic() - saved > _CHECKPOINT_SECONDS:
             recorder.flush()
-            training.save(checkpoint)
+            checkpoints.save(training.state(), checkpoint)
             saved = time.monotonic()
         if progress:
             progress(training.step, loss)
-
-
-def _checkpoint_path(study: Study, folder: Path) -> Path:
-    return folder / f"{study.name}.checkpoint.pt"
-
-
-def _checkpoint(study: Study, folder: Path) -> dict[str, Any] | None:
-    path = _checkpoint_path(study, folder)
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        described, _ = state["study"], state["step"]
-    except Exception as error:
-        raise ValueError(f"{path}: no checkpoint that can be read; delete it to train anew") from error
-    _check_same_study(study, described, path)
-    if not store_path(study, folder).exists():
-        raise ValueError(f"{path}: the run of this checkpoint is gone; delete the checkpoint to train anew")
-    last = max(open_run(store_path(study, folder)).metrics["step"].values, default=-1)
-    if last < state["step"]:
-        raise ValueError(
-            f"{store_path(study, folder)} ends at step {last}, before its checkpoint at {state['step']}: "
-            "put the whole run back, or delete the checkpoint to train anew"
-        )
-    return state
-
-
-def _check_same_study(study: Study, described: str, path: Path) -> None:
-    was, now = json.loads(described), study.described()
-    for field in dataclasses.fields(study):
-        old, new = was.get(field.name), now[field.name]
-        if old != new and field.name not in _MAY_DIFFER:
-            raise ValueError(
-                f"{path} is of another study ({field.name} is {old}, now {new}): choose another folder with -o"
-            )

@@ -32,7 +32,9 @@ FLOORS: dict[str, set[str]] = {
     "record": {"numpy", "torch", "rmtnet._version", "rmtnet.matrices", "rmtnet.schedules", "rmtnet.store"},
     "datasets": {"numpy", "pooch"},
     "study": {"rmtnet.fingerprint", "torch", "rmtnet.caffe", "rmtnet.datasets", "rmtnet.schedules"},
+    "checkpoints": {"torch", "rmtnet.store", "rmtnet.study"},
     "training": {
+        "rmtnet.checkpoints",
         *("numpy", "torch", "rmtnet.datasets", "rmtnet.record", "rmtnet.schedules", "rmtnet.store", "rmtnet.study"),
     },
     "fingerprint": set(),

@@ -14,6 +14,19 @@ def test_ip1_starts_with_variance_b1_over_800(b1):
     assert weight.abs().max().item() <= (3 * b1 / 800) ** 0.5
 
 
+def test_sisters_of_one_seed_differ_in_the_layer_in_blocks_alone():
+    def sister(**blocks):
+        torch.manual_seed(4)
+        return LeNet5(**blocks).state_dict()
+
+    dense = sister()
+    for blocks, other in (({"b1": 10}, "ip1.weight"), ({"b2": 5}, "ip2.weight")):
+        for name, value in sister(**blocks).items():
+            assert torch.equal(value, dense[name]) == (name != other), name
+    torch.manual_seed(5)
+    assert not torch.equal(LeNet5().conv1.weight, dense["conv1.weight"])
+
+
 def test_the_layers_are_those_of_caffes_example():
     shapes = {name: tuple(value.shape) for name, value in LeNet5().named_parameters()}
     assert shapes == {

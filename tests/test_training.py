@@ -384,11 +384,11 @@ def test_a_run_that_ends_before_its_checkpoint_is_refused(tmp_path):
 def test_the_store_is_committed_before_the_checkpoint_is_written(tmp_path, monkeypatch):
     committed = []
 
-    def save(self, path):
+    def save(state, path):
         committed.append(max(store.open_run(tmp_path / "small.zarr").metrics["step"].values))
-        assert committed[-1] == self.step
+        assert committed[-1] == state["step"]
 
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(training.Training, "save", save)
+    monkeypatch.setattr("rmtnet.checkpoints.save", save)
     training.run(small(iterations=4), tmp_path)
     assert committed == [1, 2, 3, 4]
