@@ -3,12 +3,12 @@
 import dataclasses
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rmtnet.files import write_whole
 from rmtnet.store import open_run
 from rmtnet.study import Study
 
@@ -30,9 +30,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     # Through memory: on a full disk torch's own writer says nothing of the disk.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(buffer.getbuffer())
-    os.replace(partial, path)
+    write_whole(path, buffer.getbuffer())
 
 
 def load(study: Study, folder: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from rmtnet import plots
+from rmtnet.files import write_whole
 from rmtnet.results import read
 
 __all__ = ["DOUBLE_COLUMN", "SINGLE_COLUMN", "figure_script", "overview", "paper_style", "save", "save_overviews"]
@@ -86,7 +87,7 @@ def _write(figure: Figure, path: Path, **options: Any) -> None:
     # Through memory: on a full disk the writers of pictures say nothing of the disk.
     buffer = io.BytesIO()
     figure.savefig(buffer, **options)
-    path.write_bytes(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 def overview(results: xr.Dataset, layer: str) -> Figure:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import xarray as xr
 
+from rmtnet.files import write_whole
+
 _MARK = "rmtnet_results"
 _SUFFIXES = (".nc", ".zarr")
 
@@ -41,12 +43,7 @@ def write(results: xr.Dataset, path: Path) -> None:
     # Through memory: on a full disk the HDF5 library ends the whole process.
     buffer = io.BytesIO()
     results.to_netcdf(buffer, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 4} for name in numbers})
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(buffer.getbuffer())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, buffer.getbuffer())
 
 
 def _write_zarr(results: xr.Dataset, path: Path) -> None:
@@ -61,6 +58,8 @@ def _write_zarr(results: xr.Dataset, path: Path) -> None:
         if path.exists():
             os.replace(path, old)
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
