@@ -16,7 +16,7 @@ from rmtnet.store import Run, load
 
 _SLICE_BYTES = 64 * 2**20
 _ABSENT = {"form": "", "blocks": 0, "m": 0, "n": 0, "block": -1}
-DESCRIPTIONS = {
+_STATISTICS = {
     "variance": "variance of the in-block weights",
     "variance_ratio": "variance over the reference's (the dense sister's) at the same step",
     "reference_variance": "variance of R's entries: the reference's at the same step, without one the layer's own",
@@ -26,7 +26,10 @@ DESCRIPTIONS = {
     "mean_deviation": "mean over order of |1 - sigma_W / sigma_R|",
     "bulk_variance": "variance of the Marchenko-Pastur law fitted to the bulk",
     "bulk_ks": "Kolmogorov-Smirnov distance of the bulk to that law",
-    "outliers": "eigenvalues above the upper edge of that law",
+    "outliers": "eigenvalues above the upper edge of that law and its finite-size allowance",
+}
+DESCRIPTIONS = {
+    **_STATISTICS,
     "singular_values": "singular values of all blocks, descending",
     "singular_value_ratio": "singular values over the mean ordered ones of R",
     "block": "block that a singular value comes from",
@@ -46,7 +49,7 @@ _COORDINATES = {
     "torch_version": "version of torch that trained",
     "study": "what was trained, where a study declared it",
 }
-STATISTICS = tuple(DESCRIPTIONS)[:10]
+STATISTICS = tuple(_STATISTICS)
 """Names of the statistics that are one number a (run, layer, step)."""
 
 

@@ -63,7 +63,7 @@ def load(study: Study, folder: Path) -> dict[str, Any] | None:
 
 def check_same_study(study: Study, described: str, path: Path) -> None:
     """Refuse, naming the field, a run or checkpoint that was made by a study declared otherwise."""
-    was, now = json.loads(described), study.described()
+    was, now = json.loads(described), study.described
     for field in dataclasses.fields(study):
         old, new = was.get(field.name), now[field.name]
         if old != new and field.name not in _MAY_DIFFER:

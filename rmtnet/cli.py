@@ -52,7 +52,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _raised_by_us(error: Exception) -> bool:
-    """Whether a ``raise`` of ours raised it: what fails otherwise, in us or in a library, we failed to check."""
+    """Whether a ``raise`` of ours raised it: what fails otherwise, in us or in a library, we failed to check.
+
+    A traceback does not say whether a statement or an operation failed; the instruction does.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -90,16 +93,17 @@ def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str
     studies = with_settings(chosen(load_studies(study), only), dict(map(_key_value, settings)))
     folder = output or Path("runs") / study.stem
     done = [training.steps_done(declared, folder) for declared in studies]
+    stores = []
     try:
         with TrainingProgress(sum(declared.iterations for declared in studies), sum(done)) as progress:
             for declared, steps in zip(studies, done, strict=True):
                 progress.start(declared.name, steps, declared.iterations)
-                training.run(declared, folder, progress=progress)
+                stores.append(training.run(declared, folder, progress=progress))
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise click.exceptions.Exit(130) from None
-    for declared in studies:
-        click.echo(training.store_path(declared, folder))
+    for store in stores:
+        click.echo(store)
 
 
 @main.command()

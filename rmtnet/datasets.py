@@ -77,6 +77,8 @@ class Images:
                     f"{part}_labels must be one whole number for each of {len(images)} {part}_images, at least one; "
                     f"got {labels.dtype} {labels.shape}"
                 )
+            object.__setattr__(self, f"{part}_images", images)
+            object.__setattr__(self, f"{part}_labels", labels.astype(np.int64))
 
 
 _MNIST_FILES = """

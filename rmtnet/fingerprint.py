@@ -37,18 +37,25 @@ def _parts(value: Any, seen: set[int]) -> Iterator[str]:
         return
     seen.add(id(value))
     if isinstance(value, type):
-        for member in vars(value).values():
-            yield from _parts(getattr(member, "__func__", member), seen)
-        return
-    yield from _code(value.__code__)
-    yield repr((value.__defaults__, value.__kwdefaults__))
-    cells = [cell.cell_contents for cell in value.__closure__ or ()]
-    used = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-    for other in (*cells, *used):
+        members = {name: member for name, member in vars(value).items() if _matters(name, member)}
+        used = {**{f"base {base.__qualname__}": base for base in value.__bases__}, **members}
+    else:
+        yield from _code(value.__code__)
+        yield text((value.__defaults__, value.__kwdefaults__))
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        named = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
+        used = {**dict(zip(value.__code__.co_freevars, cells, strict=True)), **named}
+    for name, other in used.items():
+        other = getattr(other, "__func__", getattr(other, "fget", other))
         if isinstance(other, type | types.FunctionType):
             yield from _parts(other, seen)
-        elif isinstance(other, int | float | str | tuple | functools.partial):
-            yield text(other)
+        elif isinstance(other, int | float | str | tuple | list | dict | functools.partial | None):
+            yield f"{name} = {text(other)}"
+
+
+def _matters(name: str, member: Any) -> bool:
+    """Methods and class attributes; not what Python puts into every class."""
+    return not name.startswith("__") or isinstance(member, types.FunctionType)
 
 
 def _declared(value: Any) -> bool:
@@ -57,7 +64,12 @@ def _declared(value: Any) -> bool:
 
 
 def _code(code: types.CodeType) -> Iterator[str]:
-    constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+    # ``in {"a", "b"}`` makes a frozenset, whose order is another one in every process.
+    constants = [
+        sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+        for constant in code.co_consts
+        if not isinstance(constant, types.CodeType)
+    ]
     yield repr((code.co_code, code.co_names, constants))
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -44,7 +44,7 @@ def bulk_fits(values: xr.DataArray, *, blocks: int, out: int, width: int) -> xr.
 
     Returns
     -------
-    ``bulk_variance``, ``bulk_ks`` (distance of the bulk to the law), ``outliers`` (eigenvalues above its edge), each
+    ``bulk_variance``, ``bulk_ks`` (distance of the bulk to the law), ``outliers`` (above its edge and allowance), each
     (...); NaN where there is no bulk (a layer of zeros, of low rank)
     """
     short, long = sorted((out, width))

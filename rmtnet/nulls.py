@@ -54,5 +54,7 @@ def _simulated(blocks: int, out: int, width: int, draws: int, seed: int) -> Orde
     counts = [min(at_once, draws - first) for first in range(0, draws, at_once)]
     matrices = (iid_blocks((count, blocks, out, width), 1.0, rng) for count in counts)
     values = np.concatenate([aggregate(singular_values(stack, method="gram"))[0] for stack in matrices])
-    low, high = np.quantile(values, [0.05, 0.95], axis=0)
-    return OrderedNull(values.mean(axis=0), low, high, draws)
+    mean, (low, high) = values.mean(axis=0), np.quantile(values, [0.05, 0.95], axis=0)
+    for shared in (mean, low, high):
+        shared.flags.writeable = False
+    return OrderedNull(mean, low, high, draws)

@@ -45,7 +45,7 @@ def layer_values(results: xr.Dataset, variable: str, *, layer: str) -> xr.DataAr
 
 
 def sisters(results: xr.Dataset, *, layer: str) -> xr.Dataset:
-    """The runs that differ by nothing but the number of blocks in ``layer``: all other layers are dense.
+    """The runs that differ by nothing but the number of blocks in ``layer``: all other layers held are dense.
 
     Raises
     ------

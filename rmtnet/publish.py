@@ -47,7 +47,6 @@ PRINT: dict[str, Any] = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
-    "svg.fonttype": "none",
 }
 for _axis in ("xtick", "ytick"):
     PRINT |= {

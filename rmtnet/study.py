@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import runpy
@@ -80,12 +81,13 @@ class Study:
             if not callable(getattr(self, field)):
                 raise TypeError(f"{field} must be callable, got {getattr(self, field)!r}")
 
+    @functools.cached_property
     def described(self) -> dict[str, str]:
-        """Every field as text, to keep with the run and to compare with on resume."""
+        """Every field as text, to keep with the run and to compare with on resume; taken once, as it was declared."""
         return {field.name: text(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def to_json(self) -> str:
-        return json.dumps(self.described())
+        return json.dumps(self.described)
 
 
 def load_studies(path: str | Path) -> list[Study]:
@@ -155,7 +157,7 @@ def _parsed(key: str, given: str, kind: Any) -> int | float | str:
 
 
 def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | set) else [None]
+    return list(value) if isinstance(value, list | tuple) else [None]
 
 
 def _line(error: Exception, path: Path) -> int | None:

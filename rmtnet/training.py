@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from rmtnet import checkpoints, datasets
-from rmtnet.checkpoints import store_path
 from rmtnet.record import Recorder
 from rmtnet.schedules import at
 from rmtnet.store import open_run
@@ -164,7 +163,7 @@ def steps_done(study: Study, folder: Path) -> int:
     state = checkpoints.load(study, folder)
     if state is not None:
         return min(int(state["step"]), study.iterations)
-    path = store_path(study, folder)
+    path = checkpoints.store_path(study, folder)
     if not path.exists():
         return 0
     run = open_run(path)
@@ -188,7 +187,7 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
     FloatingPointError
         If the loss stops being a finite number.
     """
-    path = store_path(study, folder)
+    path = checkpoints.store_path(study, folder)
     if steps_done(study, folder) >= study.iterations:
         return path
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,18 @@ rate = lambda: 0.1
 def activation():
     return nn.ReLU()
 
-class Net(nn.Sequential):
-    def __init__(self, blocks):
-        super().__init__(nn.Linear(4, width), activation())
+sizes = [4, 5]
+
+class Base(nn.Sequential):
+    def describe(self):
+        return "plain"
+
+class Net(Base):
+    gain = 3
+
+    def __init__(self, blocks, act=torch.relu, start=lambda: 0):
+        kind = "relu" if act in {"relu", "tanh", "sigmoid"} else "other"
+        super().__init__(nn.Linear(4, width), activation(), nn.Linear(width, sizes[0]))
 
 network = partial(Net, 3)
 optimizer = lambda model: torch.optim.SGD(model.parameters(), lr=rate())
@@ -60,6 +69,10 @@ def test_the_same_file_gives_the_same_text_in_every_process(tmp_path, name):
         ("optimizer", "rate = lambda: 0.1", "rate = lambda: 0.2"),
         ("network", "nn.ReLU()", "nn.Tanh()"),
         ("network", "width = 12", "width = 13"),
+        ("network", "sizes = [4, 5]", "sizes = [5, 5]"),
+        ("network", "gain = 3", "gain = 4"),
+        ("network", '"plain"', '"odd"'),
+        ("network", '"tanh"', '"gelu"'),
         ("network", "partial(Net, 3)", "partial(Net, 4)"),
         ("network", "super().__init__(", "super().__init__(nn.Flatten(), "),
     ],

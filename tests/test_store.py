@@ -20,8 +20,8 @@ from zarr.storage import LocalStore
 
 from rmtnet import store
 from rmtnet.store import MatrixSpec, RunLocked, RunWriter
+from rmtnet.store.arrays import consolidate
 from rmtnet.store.schema import SCHEMA_KEY, chunk_shape, decode, encode
-from rmtnet.store.superseded import consolidate
 
 IP1 = MatrixSpec("ip1", (1, 3, 4), np.dtype("float32"), out_features=3, in_features=4)
 SPARSE = MatrixSpec("s", (2, 2, 5), np.dtype("float64"), "block_sparse", 6, 15, (2, 0), (0, 1))

@@ -142,7 +142,7 @@ class Loss:
 def test_a_description_does_not_depend_on_addresses():
     def described():
         network = partial(LeNet5, activation=lambda x: x, b1=10, norm=activation)
-        return study(network=network, loss=Loss(), optimizer=Solver(rate=0.5)).described()
+        return study(network=network, loss=Loss(), optimizer=Solver(rate=0.5)).described
 
     one, keep, other = described(), [Loss() for _ in range(10)], described()
     assert one == other and len(keep) == 10
@@ -153,6 +153,6 @@ def test_a_description_does_not_depend_on_addresses():
 
 def test_a_description_tells_strings_from_names():
     one = study(network=partial(LeNet5, activation="sigmoid"))
-    assert one.described()["network"] == "LeNet5(activation='sigmoid')"
-    assert json.loads(one.to_json()) == one.described()
-    assert one.described()["loss"] == "cross_entropy" and study(loss=torch.nn.functional.nll_loss) != one
+    assert one.described["network"] == "LeNet5(activation='sigmoid')"
+    assert json.loads(one.to_json()) == one.described
+    assert one.described["loss"] == "cross_entropy" and study(loss=torch.nn.functional.nll_loss) != one

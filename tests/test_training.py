@@ -365,7 +365,7 @@ def test_the_study_is_kept_with_the_run(tmp_path):
     run = store.open_run(training.run(small(seed=4), tmp_path))
     assert run.attrs["study"] == small(seed=4).to_json()
     assert run.attrs["seed"] == 4
-    assert dataclasses.replace(small(), seed=4).described()["seed"] == "4"
+    assert dataclasses.replace(small(), seed=4).described["seed"] == "4"
 
 
 def test_a_run_that_ends_before_its_checkpoint_is_refused(tmp_path):

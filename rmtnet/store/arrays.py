@@ -1,5 +1,6 @@
 """The arrays of a run, as they are when they are made."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -56,3 +57,11 @@ def positions(spec: MatrixSpec) -> dict[str, tuple[int, ...]]:
     name = encode(spec.name)
     places = {f"{name}_block_row": spec.block_row, f"{name}_block_col": spec.block_col}
     return places if spec.form == "block_sparse" else {}
+
+
+def consolidate(root: zarr.Group) -> None:
+    """Collect the metadata of all arrays at the root, where readers look."""
+    with warnings.catch_warnings():
+        # zarr says that the v3 spec lacks consolidated metadata, and that the lock file is no array: both are known.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(root.store)

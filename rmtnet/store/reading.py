@@ -132,7 +132,7 @@ def load(values: Labelled, run: Path, what: str) -> Labelled:
         steps = values["step"].values.reshape(-1)
         raise ValueError(
             f"{run}: {what} cannot be read between steps {steps[0]} and {steps[-1]}, "
-            f"a chunk is damaged ({error}); choose other --steps"
+            f"a chunk is damaged ({error}): put the whole run back, or choose other steps"
         ) from error
 
 

@@ -31,7 +31,7 @@ class MatrixSpec:
 
     name: str
     shape: tuple[int, int, int]
-    """(block, out, in): the stored form; unequal blocks are padded to the largest."""
+    """(block, out, in)"""
     dtype: np.dtype[Any]
     form: str = "dense"
     out_features: int = 0

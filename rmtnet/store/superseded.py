@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import zarr
+
+from rmtnet.store.arrays import consolidate
 
 
 def copy_tail(run: Path, root: zarr.Group, arrays: Mapping[str, Mapping[str, Any]], keep: Mapping[str, int]) -> Path:
@@ -34,14 +35,6 @@ def copy_tail(run: Path, root: zarr.Group, arrays: Mapping[str, Mapping[str, Any
     consolidate(copy)
     os.rename(partial, path)
     return path
-
-
-def consolidate(root: zarr.Group) -> None:
-    """Collect the metadata of all arrays at the root, where readers look."""
-    with warnings.catch_warnings():
-        # zarr says that the v3 spec lacks consolidated metadata, and that the lock file is no array: both are known.
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(root.store)
 
 
 def _free_name(run: Path) -> Path:

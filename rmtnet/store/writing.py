@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from rmtnet.store import lock
-from rmtnet.store.arrays import create_matrix, create_metric, create_steps, positions
+from rmtnet.store.arrays import consolidate, create_matrix, create_metric, create_steps, positions
 from rmtnet.store.schema import (
     SCHEMA_KEY,
     SCHEMA_VERSION,
@@ -24,7 +24,7 @@ from rmtnet.store.schema import (
     encode,
     layer_variables,
 )
-from rmtnet.store.superseded import consolidate, copy_tail
+from rmtnet.store.superseded import copy_tail
 
 GROUPS = ("weights", "metrics")
 
@@ -70,7 +70,7 @@ class RunWriter:
         """
         path = Path(path)
         if path.exists() or path.is_symlink():
-            _clear(path, overwrite)
+            _check_replaceable(path, overwrite)
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +78,8 @@ class RunWriter:
         for group in GROUPS:
             create_steps(root.create_group(group))
         consolidate(root)
+        if path.exists():
+            _remove(path)
         os.rename(partial, path)
         return cls(path)
 
@@ -136,7 +138,7 @@ class RunWriter:
         variables = {encode(name): row for name, row in rows.items()}
         if variables.keys() != self._layers():
             raise ValueError(
-                f"{self.path}: a row must hold the layers {sorted(self._layers())}, got {sorted(variables)}"
+                f"{self.path}: a row must hold the layers {sorted(map(decode, self._layers()))}, got {sorted(rows)}"
             )
         self._append("weights", steps, variables)
 
@@ -266,9 +268,8 @@ class RunWriter:
     def _check_same(self, specs: Sequence[MatrixSpec], held: set[str]) -> None:
         asked = {encode(spec.name) for spec in specs}
         if asked != held:
-            raise ValueError(
-                f"{self.path}: the run records {sorted(held)}, not {sorted(asked)}: resume with the same layers"
-            )
+            recorded, given = (sorted(map(decode, names)) for names in (held, asked))
+            raise ValueError(f"{self.path}: the run records {recorded}, not {given}: resume with the same layers")
         for spec in specs:
             array = self._array(f"weights/{encode(spec.name)}")
             was = f"{array.attrs['form']} {array.shape[1:]} {array.dtype}"
@@ -286,7 +287,7 @@ class RunWriter:
                     )
 
 
-def _clear(path: Path, overwrite: bool) -> None:
+def _check_replaceable(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{path} exists: choose mode='resume' or mode='overwrite', or another path")
     try:
@@ -295,6 +296,9 @@ def _clear(path: Path, overwrite: bool) -> None:
             raise ValueError("a link, whose target is not ours to replace")
     except (OSError, ValueError):
         raise FileExistsError(f"{path} exists and is no rmtnet run: not overwritten; choose another path") from None
+
+
+def _remove(path: Path) -> None:
     with lock.acquire(path):
         old = path.with_name(path.name + ".overwritten")
         shutil.rmtree(old, ignore_errors=True)
