@@ -1,4 +1,4 @@
-"""A-F7: while LeNet-5 trains, ip1's singular values stay within 4e-2 of R's, nearer in block sisters than in the dense.
+"""A-F7: while LeNet-5 trains, ip1's singular values stay within about 4e-2 of R's, the more so in blocks.
 
 Mean over order of |1 - sigma_W / sigma_R| against iteration, R an iid matrix of the dense layer's shape with the
 dense sister's variance *at that iteration*. The paper: it starts smaller for small b1 (the Marchenko-Pastur
