@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,8 @@ _COORDINATES = {
     "torch_version": "version of torch that trained",
     "study": "what was trained, where a study declared it",
 }
+# A reference's variances by path, layer and steps: many runs are compared with the same ones.
+_Variances = dict[tuple[Path, str, tuple[int, ...]], xr.DataArray]
 STATISTICS = tuple(_STATISTICS)
 """Names of the statistics that are one number a (run, layer, step)."""
 
@@ -89,14 +92,14 @@ def analyze_runs(
         recorded = ", ".join(dict.fromkeys(name for run in runs for name in run)) or "none"
         raise ValueError(f"no layer matches {' or '.join(map(repr, layers))}; recorded are {recorded}")
     runs = [run for run in runs if chosen[run.name]]
-    results, count = [], 0
+    results, count, variances = [], 0, _Variances()
     for run in runs:
         reference = _reference_of(run, references)
         found = []
         for name in chosen[run.name]:
             count += 1
             progress(f"{run.name} {name} ({count} of {sum(map(len, chosen.values()))})")
-            found.append(_layer(run, name, reference, steps))
+            found.append(_layer(run, name, reference, steps, variances))
         results.append(_joined(found, "layer").merge(_metrics(run, found)).assign_coords(run=run.name))
     return _described(_joined(results, "run"), runs, references)
 
@@ -149,7 +152,7 @@ def long_table(results: xr.Dataset) -> pd.DataFrame:
     return table.astype({"blocks": int, "m": int, "n": int}).reset_index(drop=True)
 
 
-def _layer(run: Run, name: str, reference: Run | None, steps: str | None) -> xr.Dataset:
+def _layer(run: Run, name: str, reference: Run | None, steps: str | None, variances: _Variances) -> xr.Dataset:
     weight = run[name]
     weight = weight.sel(step=choose_steps(weight["step"].values, steps))
     if weight.sizes["step"] == 0:
@@ -159,7 +162,7 @@ def _layer(run: Run, name: str, reference: Run | None, steps: str | None) -> xr.
     null_like, variance = weight, spectrum["variance"]
     if reference is not None:
         null_like = _sister(reference, name, weight)
-        variance = _variance_at(null_like, weight, reference)
+        variance = _variance_at(null_like, weight, reference, variances)
         spectrum["variance_ratio"] = labelled.variance_ratio(spectrum["variance"], variance)
     against = labelled.against_null(spectrum, variance, null_like.shape[1:])  # type: ignore[arg-type]
     form = {"form": weight.attrs["form"], **dict(zip(("blocks", "m", "n"), weight.shape[1:], strict=True))}
@@ -196,15 +199,18 @@ def _sister(reference: Run, name: str, weight: xr.DataArray) -> xr.DataArray:
     return sister
 
 
-def _variance_at(sister: xr.DataArray, weight: xr.DataArray, reference: Run) -> xr.DataArray:
+def _variance_at(sister: xr.DataArray, weight: xr.DataArray, reference: Run, variances: _Variances) -> xr.DataArray:
     """The sister's variance at the steps of ``weight``; NaN at those it has not."""
     shared = np.intersect1d(sister["step"].values, weight["step"].values)
     if len(shared) == 0:
         raise ValueError(
             f"{reference.path}: layer {sister.name!r} has no step in common with the runs: choose other --steps"
         )
-    parts = [labelled.variance(part) for part in _slices(sister.sel(step=shared), reference)]
-    return xr.concat(parts, "step").reindex(step=weight["step"])
+    key = (reference.path, str(sister.name), tuple(shared))
+    if key not in variances:
+        parts = [labelled.variance(part) for part in _slices(sister.sel(step=shared), reference)]
+        variances[key] = xr.concat(parts, "step")
+    return variances[key].reindex(step=weight["step"])
 
 
 def _reference_of(run: Run, references: Sequence[Run]) -> Run | None:

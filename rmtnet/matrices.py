@@ -51,6 +51,17 @@ class Matrix:
         tensor: torch.Tensor = getattr(self.owner, self.attribute)
         return tensor
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(block, out, in) of a snapshot, without taking one."""
+        blocks, rows, columns = self.layout.view(self.tensor.detach()).shape
+        return blocks, rows, columns
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a snapshot: the parameter's, but float32 for 16-bit types."""
+        return np.dtype(np.float64 if self.tensor.dtype == torch.float64 else np.float32)
+
     def snapshot(self) -> NDArray[Any]:
         """(block, out, in) copy in host memory, in the parameter's precision (16-bit types as float32, exactly)."""
         tensor = self.layout.view(self.tensor.detach())

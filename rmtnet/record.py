@@ -258,13 +258,11 @@ def _provenance(tensor: torch.Tensor) -> dict[str, str | int]:
 
 
 def _spec(matrix: Matrix) -> MatrixSpec:
-    values = matrix.snapshot()
-    blocks, rows, columns = values.shape
     layout = matrix.layout
     return MatrixSpec(
         name=matrix.name,
-        shape=(blocks, rows, columns),
-        dtype=values.dtype,
+        shape=matrix.shape,
+        dtype=matrix.dtype,
         form=layout.form,
         out_features=layout.out_features,
         in_features=layout.in_features,

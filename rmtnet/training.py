@@ -160,7 +160,10 @@ def steps_done(study: Study, folder: Path) -> int:
     ValueError
         If the folder holds a run of that name of another study.
     """
-    state = checkpoints.load(study, folder)
+    return _steps_done(study, folder, checkpoints.load(study, folder))
+
+
+def _steps_done(study: Study, folder: Path, state: dict[str, Any] | None) -> int:
     if state is not None:
         return min(int(state["step"]), study.iterations)
     path = checkpoints.store_path(study, folder)
@@ -188,12 +191,12 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
         If the loss stops being a finite number.
     """
     path = checkpoints.store_path(study, folder)
-    if steps_done(study, folder) >= study.iterations:
+    state = checkpoints.load(study, folder)
+    if _steps_done(study, folder, state) >= study.iterations:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         training = Training(study)
-        state = checkpoints.load(study, folder)
         if state is not None:
             training.restore(state)
         recorder = Recorder(
