@@ -29,7 +29,7 @@ def make_run(folder, name, blocks=1, *, seed=0, steps=STEPS, shape=(20, 40), sca
         ]
         if spoil is not None:
             stack[spoil, 0, 0, 0] = np.nan
-        writer.append(steps, dict.fromkeys(layers, stack))
+        writer.append(steps, {layer: stack * (1 + k) for k, layer in enumerate(layers)})
         writer.append_metrics([10, 100], {"accuracy": np.array([0.5, 0.9]), "variance": np.array([7.0, 7.0])})
         writer.commit()
     return open_run(folder / f"{name}.zarr")
@@ -70,6 +70,20 @@ def test_r_has_the_variance_of_the_reference_at_the_same_step(tmp_path):
     for name in ("reference_variance", "variance_ratio", "mean_deviation", "largest_ratio"):
         assert np.isnan(found[name].sel(step=55)), name
     assert np.isfinite(found["variance"].sel(step=55))
+
+
+def test_every_layer_and_seed_has_the_variance_of_its_own_reference(tmp_path):
+    layers = ("ip1", "ip2")
+    dense = [make_run(tmp_path, f"b1-{seed}", seed=seed, layers=layers) for seed in (0, 1)]
+    sisters = [make_run(tmp_path, f"b4-{seed}", 4, seed=seed, layers=layers) for seed in (0, 1)]
+    short = make_run(tmp_path, "b4-short", 4, seed=1, steps=[10, 100], layers=layers)
+    found = analysis.analyze_runs([short, *dense, *sisters], references=dense)
+    for run, reference in (("b1-0", 0), ("b1-1", 1), ("b4-0", 0), ("b4-1", 1), ("b4-short", 1)):
+        for layer in layers:
+            for step in (10, 100) if run == "b4-short" else STEPS:
+                expected = dense[reference][layer].sel(step=step).values.astype(float).var()
+                at = found["reference_variance"].sel(run=run, layer=layer, step=step)
+                assert at == pytest.approx(expected, rel=1e-12), (run, layer, step)
 
 
 def test_a_file_keeps_spectra_at_the_chosen_steps_of_each_run(tmp_path):
