@@ -8,16 +8,16 @@ where ``near : far`` are the square roots of the edges. Counted so, cdf and sf k
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.polynomial import chebyshev, legendre
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from rmtnet.laws.elementwise import Floats, elementwise, places, quantiles
+
 _CHEBYSHEV = chebyshev.chebpts1(19)
 _GAUSS, _WEIGHTS = legendre.leggauss(32)
 
@@ -74,15 +74,15 @@ class MarchenkoPastur:
 
     def pdf(self, x: ArrayLike) -> Floats:
         """Density of the continuous part, per unit eigenvalue; it integrates to ``1 - atom``."""
-        return _in_chunks(self._density, x)
+        return elementwise(self._density, x)
 
     def cdf(self, x: ArrayLike) -> Floats:
         """Fraction of eigenvalues at or below x, the atom included."""
-        return _in_chunks(lambda x: self._weight * self._fraction(x, below=True) + self.atom * (x >= 0), x)
+        return elementwise(lambda x: self._weight * self._fraction(x, below=True) + self.atom * (x >= 0), x)
 
     def sf(self, x: ArrayLike) -> Floats:
         """Fraction of eigenvalues above x, ``1 - cdf(x)`` without its rounding near the upper edge."""
-        return _in_chunks(lambda x: self._weight * self._fraction(x, below=False) + self.atom * (x < 0), x)
+        return elementwise(lambda x: self._weight * self._fraction(x, below=False) + self.atom * (x < 0), x)
 
     def ppf(self, p: ArrayLike) -> Floats:
         """Eigenvalue below which a fraction p lies: 0 up to the atom, the inverse of cdf above it.
@@ -92,10 +92,7 @@ class MarchenkoPastur:
         ValueError
             If a p lies outside [0, 1].
         """
-        p = np.asarray(p, dtype=float)
-        if np.any(outside := (p < 0) | (p > 1)):
-            raise ValueError(f"p must lie in [0, 1], got {p[outside].flat[0]}")
-        return _in_chunks(self._quantile, p)
+        return quantiles(self._quantile, p)
 
     def mean(self) -> float:
         """Mean of the whole law, the atom included: ``variance``."""
@@ -143,7 +140,7 @@ class MarchenkoPastur:
         lower, upper = self._distances(x)
         y = np.maximum(np.minimum(lower, upper), 0) / self._width
         mass = np.empty_like(y)
-        for place, side, own in zip(_places(lower < upper), _sides(self.ratio), (below, not below), strict=True):
+        for place, side, own in zip(places(lower < upper), _sides(self.ratio), (below, not below), strict=True):
             mass[place] = side.mass(y[place]) if own else 1 - side.mass(y[place])
         return mass
 
@@ -151,26 +148,12 @@ class MarchenkoPastur:
         (lower, lower_rest), (upper, upper_rest) = self._split_edges
         (near_lower, near_upper), x = _sides(self.ratio), np.empty_like(p)
         below, above = (p - self.atom) / self._weight, (1 - p) / self._weight
-        left, right = _places(below <= near_lower.mass(np.array([0.5])))
+        left, right = places(below <= near_lower.mass(np.array([0.5])))
         x[left] = lower + (lower_rest + self._width * near_lower.distance(below[left]))
         x[right] = upper + (upper_rest - self._width * near_upper.distance(above[right]))
         x[below <= 0], x[above <= 0] = lower, upper
         x += 0 * p  # NaN passes: the search drops it
         return x * (p > self.atom) if self.atom else x
-
-
-def _places(condition: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where it holds and where not: several times faster than masks."""
-    return np.flatnonzero(condition), np.flatnonzero(~condition)
-
-
-def _in_chunks(function: Callable[[Floats], Floats], values: ArrayLike) -> Floats:
-    """An elementwise function, piece by piece: what fits the cache runs three times faster."""
-    values = np.asarray(values, dtype=float)
-    flat, result = values.ravel(), np.empty(values.size)
-    for start in range(0, values.size, 2**15):
-        result[start : start + 2**15] = function(flat[start : start + 2**15])
-    return result.reshape(values.shape)[()]
 
 
 @dataclass(frozen=True)
