@@ -1,8 +1,4 @@
-"""Sister networks: same architecture, other number of blocks in one layer.
-
-Their layer is compared with the dense sister's, and with R: a random matrix of the dense layer's shape whose entries
-are iid with the dense sister's variance at the same step (paper A, section 5).
-"""
+"""Ratios of a layer's variance and ordered singular values to those of its sister and of R."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +29,10 @@ def singular_value_ratio(values: ArrayLike, null_mean: ArrayLike, reference_vari
 
 
 def mean_deviation(ratio: ArrayLike) -> Floats:
-    """Mean over order of ``|1 - sigma_W / sigma_R|`` (A-F7): (..., order) ratios -> (...)."""
+    """Mean over order of ``|1 - sigma_W / sigma_R|`` (A-F7): (..., order) ratios -> (...).
+
+    It is not 0 for noise: compare it with :func:`null_mean_deviation`.
+    """
     return np.abs(1 - np.asarray(ratio, dtype=np.float64)).mean(axis=-1)
 
 
