@@ -5,13 +5,14 @@ FIGURES := a_f06 a_f07 a_f08 a_f09
 DEMO := data/runs/demo
 DRAWN := data/figures/demo
 
-.PHONY: help demo test test-slow lint format figures clean
+.PHONY: help demo test test-slow lint format figures bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     train LeNet-5 sisters on embedded digits, analyse, draw (about 3 minutes)"
 	@echo "make test     the tests"
 	@echo "make lint     ruff and mypy"
+	@echo "make bench    the table of docs/benchmarks.md anew, peers in an environment of their own (half an hour)"
 	@echo "make figures  the paper's figures from the committed results, into data/figures"
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
@@ -47,6 +48,11 @@ figures: $(VENV)/.installed
 	@mkdir -p data/figures
 	@for figure in $(FIGURES); do \
 	    $(BIN)/python figures/$$figure.py data/results/lenet5_mnist.nc -o data/figures || exit; done
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m venv $(VENV)/bench
+	$(VENV)/bench/bin/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/report.py --peers $(VENV)/bench/bin/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,36 +1,89 @@
-"""The random matrices R that trained layers are compared with."""
+"""The random matrices R that trained layers are compared with.
+
+Entries are independent and of mean 0. Their law is Gaussian, another of the layer's own kurtosis, or the layer's own
+entries in another order.
+"""
 
 import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.spectra import aggregate, singular_values
 
-_CHUNK_ENTRIES = 2**23
+Floats = NDArray[np.float64]
+_CHUNK_ENTRIES = 2**21
 
 
 @dataclass(frozen=True)
 class OrderedNull:
     """Ordered singular values of R at unit variance: scale by the standard deviation of the entries."""
 
-    mean: NDArray[np.float64]
+    mean: Floats
     """(order,) mean over the draws, descending."""
-    low: NDArray[np.float64]
+    low: Floats
     """(order,) 5 % quantile of one draw."""
-    high: NDArray[np.float64]
+    high: Floats
     """(order,) 95 % quantile of one draw."""
     draws: int
 
 
-def iid_blocks(shape: tuple[int, ...], variance: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Gaussian entries of mean 0 and the given variance, (..., out, in)."""
-    return rng.normal(scale=variance**0.5, size=shape)
+def iid_blocks(
+    shape: tuple[int, ...], variance: float, rng: np.random.Generator, *, kurtosis: float = 3.0
+) -> NDArray[np.float64]:
+    """Independent entries of mean 0, the given variance and kurtosis ``E x^4 / (E x^2)^2``, (..., out, in).
+
+    Gaussian for 3. Below, the symmetric beta law (uniform for 1.8, signs for 1); above, the variance gamma law
+    (Laplace for 6): Gaussian entries whose variances are gamma distributed. All its moments are finite.
+
+    Raises
+    ------
+    ValueError
+        If kurtosis is less than 1, which no law has, or not finite.
+    """
+    if not 1 <= kurtosis < np.inf:
+        raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {kurtosis}")
+    if kurtosis == 3:
+        return rng.normal(scale=variance**0.5, size=shape)
+    if kurtosis > 3:
+        weight = 3 / (kurtosis - 3)
+        return rng.normal(scale=variance**0.5, size=shape) * np.sqrt(rng.gamma(weight, 1 / weight, size=shape))
+    if kurtosis == 1:
+        return variance**0.5 * (2.0 * rng.integers(0, 2, size=shape) - 1)
+    power = 1.5 * (kurtosis - 1) / (3 - kurtosis)
+    symmetric = 2 * (rng.random(shape) if kurtosis == 1.8 else rng.beta(power, power, size=shape)) - 1
+    return np.sqrt(variance * (2 * power + 1)) * symmetric
 
 
-def ordered_null(blocks: int, out: int, width: int, *, draws: int | None = None, seed: int = 0) -> OrderedNull:
-    """Simulate R: ``blocks`` iid Gaussian blocks (out, width) of unit variance, singular values pooled and sorted.
+def permuted(weight: ArrayLike, rng: np.random.Generator) -> Floats:
+    """The entries of each matrix in random order: noise of exactly the layer's entry law, (..., out, in)."""
+    stack = np.asarray(weight, dtype=np.float64)
+    flat = rng.permuted(stack.reshape(*stack.shape[:-2], -1), axis=-1)
+    return flat.reshape(stack.shape)
+
+
+def matched_spectra(weight: ArrayLike, *, draws: int, seed: int = 0) -> Floats:
+    """Singular values of ``draws`` matrices with the entries of ``weight`` in random order within each block.
+
+    Parameters
+    ----------
+    weight : (..., out, in)
+
+    Returns
+    -------
+    (draws, ..., order) descending
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([singular_values(permuted(weight, rng), method="gram") for _ in range(draws)])
+
+
+def ordered_null(
+    blocks: int, out: int, width: int, *, draws: int | None = None, seed: int = 0, kurtosis: float = 3.0
+) -> OrderedNull:
+    """Simulate R: ``blocks`` iid blocks (out, width) of unit variance, singular values pooled and sorted.
 
     Ratios are taken to the mean of the ordered singular values, never averaged themselves: the mean of
     ``1 / sigma_min(R)`` is infinite for square matrices.
@@ -41,19 +94,31 @@ def ordered_null(blocks: int, out: int, width: int, *, draws: int | None = None,
     draws : number of matrices; by default 64, fewer (at least 16) for large ones, whose singular values vary less (but
         for the smallest ones of square matrices, whose band is then rough)
     seed : of the draws; equal seeds give equal results, and R and its transpose the same
+    kurtosis : of the entries, see :func:`iid_blocks`
     """
     if draws is None:
         draws = int(np.clip(64 * (512 / min(out, width)) ** 2, 16, 64))
-    return _simulated(blocks, min(out, width), max(out, width), draws, seed)
+    return _ordered(blocks, min(out, width), max(out, width), draws, seed, kurtosis)
+
+
+def rounded(kurtosis: float) -> float:
+    """To steps of 0.2, from 5 on of 10 %: nearly equal kurtoses share their draws."""
+    return round(5 * kurtosis) / 5 if kurtosis < 5 else 5 * 1.1 ** round(math.log(kurtosis / 5, 1.1))
+
+
+def draws_of(
+    shape: tuple[int, ...], draws: int, rng: np.random.Generator, *, kurtosis: float = 3.0
+) -> Iterator[Floats]:
+    """Stacks (some, \\*shape) of unit variance, ``draws`` in all, a bounded number at once."""
+    at_once = max(1, _CHUNK_ENTRIES // int(np.prod(shape)))
+    for first in range(0, draws, at_once):
+        yield iid_blocks((min(at_once, draws - first), *shape), 1.0, rng, kurtosis=kurtosis)
 
 
 @functools.lru_cache(maxsize=64)
-def _simulated(blocks: int, out: int, width: int, draws: int, seed: int) -> OrderedNull:
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _CHUNK_ENTRIES // (blocks * out * width))
-    counts = [min(at_once, draws - first) for first in range(0, draws, at_once)]
-    matrices = (iid_blocks((count, blocks, out, width), 1.0, rng) for count in counts)
-    values = np.concatenate([aggregate(singular_values(stack, method="gram"))[0] for stack in matrices])
+def _ordered(blocks: int, out: int, width: int, draws: int, seed: int, kurtosis: float) -> OrderedNull:
+    stacks = draws_of((blocks, out, width), draws, np.random.default_rng(seed), kurtosis=kurtosis)
+    values = np.concatenate([aggregate(singular_values(stack, method="gram"))[0] for stack in stacks])
     mean, (low, high) = values.mean(axis=0), np.quantile(values, [0.05, 0.95], axis=0)
     for shared in (mean, low, high):
         shared.flags.writeable = False

@@ -23,6 +23,7 @@ FLOORS: dict[str, set[str]] = {
     "tails": ARRAYS | {"rmtnet.nulls", "rmtnet.spectra"},
     "local": ARRAYS | {"rmtnet.laws", "rmtnet.nulls", "rmtnet.spectra"},
     "sisters": ARRAYS | {"rmtnet.nulls", "rmtnet.spectra"},
+    "budget": ARRAYS,
     "trends": ARRAYS,
     "labelled": {"numpy", "xarray", "rmtnet.nulls", "rmtnet.sisters", "rmtnet.spectra", "rmtnet.bulk", "rmtnet.laws"},
     "analysis": {"rmtnet._version", "numpy", "pandas", "xarray", "rmtnet.labelled", "rmtnet.store"},

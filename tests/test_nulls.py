@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 from numpy.testing import assert_allclose
 
-from rmtnet.nulls import _simulated, iid_blocks, ordered_null
+from rmtnet.nulls import _ordered, iid_blocks, matched_spectra, ordered_null, permuted
 
 
 def test_the_mean_square_of_all_singular_values_is_the_longer_side():
@@ -44,9 +44,9 @@ def test_a_fresh_draw_lies_in_the_band_nine_times_in_ten():
 def test_equal_seeds_give_equal_results_and_global_state_is_left_alone():
     np.random.seed(0)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    first = _simulated.__wrapped__(2, 5, 8, 20, 1)
-    again = _simulated.__wrapped__(2, 5, 8, 20, 1)
-    other = _simulated.__wrapped__(2, 5, 8, 20, 2)
+    first = _ordered.__wrapped__(2, 5, 8, 20, 1, 3.0)
+    again = _ordered.__wrapped__(2, 5, 8, 20, 1, 3.0)
+    other = _ordered.__wrapped__(2, 5, 8, 20, 2, 3.0)
     assert np.array_equal(first.mean, again.mean)
     assert not np.array_equal(first.mean, other.mean)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
@@ -65,3 +65,40 @@ def test_large_matrices_take_fewer_draws():
 def test_iid_blocks_have_the_variance_asked_for():
     entries = iid_blocks((10, 100, 100), 4.0, np.random.default_rng(0))
     assert entries.var() == pytest.approx(4, rel=5 * (2 / entries.size) ** 0.5)
+
+
+@pytest.mark.parametrize("kurtosis", [1, 1.3, 1.8, 2.5, 3, 3.7, 6, 9])
+def test_entries_have_the_kurtosis_asked_for(kurtosis):
+    entries = iid_blocks((1000, 1000), 4.0, np.random.default_rng(7), kurtosis=kurtosis)
+    # Measured from 100 groups, whose spread gives the error.
+    groups = entries.reshape(100, -1) / 2
+    found = (groups**4).mean(axis=1)
+    assert abs(groups.mean()) < 5e-3
+    assert (groups**2).mean() == pytest.approx(1, abs=5 * ((kurtosis - 1) / 1e6) ** 0.5 + 1e-12)
+    assert found.mean() == pytest.approx(kurtosis, abs=5 * found.std() / 10 + 1e-12)
+
+
+def test_the_entry_laws_are_the_ones_named():
+    rng = np.random.default_rng(1)
+    uniform = iid_blocks((10_000,), 1.0, rng, kurtosis=1.8) / np.sqrt(12) + 0.5
+    laplace = iid_blocks((10_000,), 1.0, rng, kurtosis=6) * np.sqrt(2)
+    assert scipy.stats.kstest(uniform, "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(laplace, "laplace").pvalue > 1e-3
+    assert set(np.unique(iid_blocks((100,), 4.0, rng, kurtosis=1))) == {-2, 2}
+
+
+@pytest.mark.parametrize("kurtosis", [0.5, np.inf, np.nan])
+def test_a_kurtosis_that_no_law_has_is_refused(kurtosis):
+    with pytest.raises(ValueError, match="kurtosis must be finite and at least 1"):
+        iid_blocks((2, 2), 1.0, np.random.default_rng(0), kurtosis=kurtosis)
+
+
+def test_matched_spectra_keep_the_entries_of_each_block():
+    weight = np.random.default_rng(3).normal(size=(2, 6, 9)) * np.array([1, 10])[:, None, None]
+    moved = permuted(weight, np.random.default_rng(0))
+    assert_allclose(np.sort(moved.reshape(2, -1)), np.sort(weight.reshape(2, -1)))
+    assert not np.array_equal(moved, weight)
+    spectra = matched_spectra(weight, draws=5, seed=2)
+    assert spectra.shape == (5, 2, 6)
+    assert_allclose((spectra**2).sum(axis=-1), np.broadcast_to((weight**2).sum(axis=(1, 2)), (5, 2)))
+    assert np.array_equal(spectra, matched_spectra(weight, draws=5, seed=2))
