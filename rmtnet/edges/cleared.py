@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rmtnet.bulk import fit_bulk
 from rmtnet.edges.noise import Noise
+from rmtnet.edges.simulated import Tail
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.intp]
@@ -34,10 +35,14 @@ class Cleared:
     def with_spikes(self, spikes: Counts) -> "Cleared":
         return replace(self, spikes=spikes)
 
-    def noise(self, kurtosis: float) -> Noise:
+    def suited(self, noise: Noise) -> "Cleared":
+        """Without spikes if the noise is heavy-tailed: then its own entries, which were not cleared, are the null."""
+        return self if not noise.heavy else self.with_spikes(np.zeros_like(self.spikes))
+
+    def noise(self, kurtosis: float, tails: tuple[Tail, Tail] | None = None) -> Noise:
         sharing = {"own": 1.0, "shared": float(len(self.squares))}
         of = sharing[self.variance] if isinstance(self.variance, str) else math.inf
-        return Noise(self.short, self.long, kurtosis, of)
+        return Noise(self.short, self.long, kurtosis, of, tails)
 
     def value(self, order: Counts) -> Floats:
         """(block,) the value of that order (0 first) as the largest of the noise left, over its mean square."""

@@ -1,7 +1,6 @@
 """Is the largest singular value too large for noise, or the smallest too small?"""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.bulk import without_largest
 from rmtnet.edges.cleared import Cleared, Counts, Variance, cleared
-from rmtnet.edges.simulated import permuted_tail
-from rmtnet.spectra import as_blocks, kurtosis, singular_values
+from rmtnet.edges.noise import Noise
+from rmtnet.edges.simulated import permuted_tails
+from rmtnet.edges.structure import connected_stacks
+from rmtnet.spectra import singular_values
 
 Floats = NDArray[np.float64]
 End = Literal["largest", "smallest"]
 
-# So few entries tell too little of their kurtosis: they are permuted.
-_FEW, _PERMUTATIONS = 1000, 20_000
+# Fewer entries tell too little of their kurtosis.
+_FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ def largest(weight: ArrayLike, *, variance: Variance = "own", seed: int = 0) -> 
     Parameters
     ----------
     weight : (out, in) or (block, out, in) array_like or torch tensor
+        A single matrix with structural zeros is tested as its connected parts.
     variance : "own", "shared" or float
         Of the noise: fitted to each block by itself, to all together (more power for many small blocks, if they do have
         one variance), or known.
-    seed : of the permutations that test matrices with fewer than 1000 entries
+    seed : of the permutations where there are fewer than 1000 entries, or heavy-tailed ones
 
     Raises
     ------
@@ -70,46 +72,55 @@ def extreme(
         Of each block (out, width).
     """
     spectra, split = split_spectra(values, out, width, variance)
-    return _result(split, spectra, _p_values(split, end, kurtosis), end, split.noise(kurtosis).source)
+    return _result(split, spectra, end, split.noise(kurtosis))
 
 
 def _of_weight(weight: ArrayLike, end: End, variance: Variance, seed: int) -> Extreme:
-    stack, spectra, split = split_weight(weight, variance)
-    pools = stack.reshape(1, -1) if variance == "shared" else stack.reshape(len(stack), -1)
-    if stack.size >= _FEW or not isinstance(variance, str):
-        own = noise_kurtosis(stack, split)
-        return _result(split, spectra, _p_values(split, end, own), end, split.noise(own).source)
-    statistic = split.value(np.zeros_like(split.spikes)) if end == "largest" else -np.log(split.smallest() + 1e-300)
-    shape, groups = (split.short, split.long), np.split(statistic, len(pools))
-    rng = np.random.default_rng(seed)
-    tails = [permuted_tail(pool, shape, end, draws=_PERMUTATIONS, rng=rng) if pool.any() else None for pool in pools]
-    p = np.concatenate([tail.p(group) if tail else np.ones(1) for tail, group in zip(tails, groups, strict=True)])
-    return _result(split, spectra, p, end, lambda end, p: f"{_PERMUTATIONS} permutations of the entries")
+    results = [_of_stack(stack, end, variance, seed) for stack in connected_stacks(weight)]
+    if len(results) == 1:
+        return results[0]
+    p = np.concatenate([result.block_p for result in results])
+    best = min(results, key=lambda result: result.block_p.min())
+    return Extreme(_together(p), best.singular_value, int(np.argmin(p)), p, best.null)
 
 
-def noise_kurtosis(stack: Floats, split: Cleared) -> float:
-    """Of the entries less the singular triplets set apart, over each block's own mean square where that is fitted.
-
-    With them, a strong spike would pass for heavy-tailed noise and hide the weaker ones.
-    """
-    counts = split.spikes.tolist()
-    rest = np.stack([without_largest(matrix, count) for matrix, count in zip(stack, counts, strict=True)])
-    if split.variance != "own":
-        return float(kurtosis(rest)) if rest.any() else 3.0
-    rest = rest[rest.any(axis=(1, 2))].reshape(-1, rest[0].size)
-    if not rest.size:
-        return 3.0
-    squares = rest**2 / np.mean(rest**2, axis=1, keepdims=True)
-    fourth, sixth = float(np.mean(squares**2)), float(np.mean(squares**3))
-    # The mean square of the same entries below biases the ratio: freed of it to order 1 / entries.
-    return max(fourth + (2 * (sixth - fourth) - 3 * fourth * (fourth - 1)) / rest.shape[1], 1.0)
-
-
-def split_weight(weight: ArrayLike, variance: Variance) -> tuple[Floats, Floats, Cleared]:
-    """Blocks over their largest entry, the spectra in the weight's own units, and as :func:`split_spectra` has them."""
-    stack = as_blocks(weight)
+def _of_stack(stack: Floats, end: End, variance: Variance, seed: int) -> Extreme:
     spectra, split = split_spectra(singular_values(stack), stack.shape[1], stack.shape[2], variance)
-    return stack / np.abs(stack).max(), spectra, split
+    noise = noise_like(stack, split, seed=seed)
+    return _result(split.suited(noise), spectra, end, noise)
+
+
+def noise_like(stack: Floats, split: Cleared, *, seed: int = 0) -> Noise:
+    """The null with the entry law of (block, out, in): its kurtosis, or its entries where that tells too little.
+
+    Of what is left without the spikes set apart: a strong one would pass for heavy-tailed noise and hide the others.
+    """
+    stack, counts = stack / np.abs(stack).max(), split.spikes.tolist()
+    rest = np.stack([without_largest(matrix, count) for matrix, count in zip(stack, counts, strict=True)])
+    noise = split.noise(_kurtosis(_entries(rest, split.variance)))
+    if not isinstance(split.variance, str) or (stack.size >= _FEW and not noise.heavy):
+        return noise
+    entries = _entries(stack if noise.heavy else rest, split.variance)
+    tails = permuted_tails(entries.ravel(), (split.short, split.long), shared=split.variance == "shared", seed=seed)
+    return split.noise(noise.kurtosis, tails)
+
+
+def _entries(stack: Floats, variance: Variance) -> Floats:
+    """(block, entry) of the blocks that are not all 0; over each one's root mean square if that is its own variance."""
+    entries = stack[stack.any(axis=(1, 2))].reshape(-1, stack[0].size)
+    return entries / np.sqrt(np.mean(entries**2, axis=1, keepdims=True)) if variance == "own" else entries
+
+
+def _kurtosis(entries: Floats) -> float:
+    """Of (block, entry), 3 for none; freed of the bias, to order 1 / entries, that each block's mean square brings."""
+    if not entries.size:
+        return 3.0
+    squares = entries**2
+    means = np.mean(squares, axis=1)
+    fourth, sixth = (float(np.mean(squares**k) / np.mean(means) ** k) for k in (2, 3))
+    if np.ptp(means) > 1e-9 * means[0]:
+        return fourth
+    return max(fourth + (2 * (sixth - fourth) - 3 * fourth * (fourth - 1)) / entries.shape[1], 1.0)
 
 
 def split_spectra(values: ArrayLike, out: int, width: int, variance: Variance) -> tuple[Floats, Cleared]:
@@ -127,15 +138,9 @@ def split_spectra(values: ArrayLike, out: int, width: int, variance: Variance) -
     return spectra, cleared(spectra / unit, out, width, variance if isinstance(variance, str) else variance / unit**2)
 
 
-def _p_values(split: Cleared, end: End, kurtosis: float) -> Floats:
-    if end == "smallest":
-        return split.noise(kurtosis).smallest_p(split.smallest())
-    return order_p_values(split, np.zeros_like(split.spikes), kurtosis)
-
-
-def order_p_values(split: Cleared, order: Counts, kurtosis: float) -> Floats:
+def order_p_values(split: Cleared, order: Counts, noise: Noise) -> Floats:
     """(block,) p-value of the singular value of that order (0 first) as the largest of what other spikes leave."""
-    noise, values = split.noise(kurtosis), split.value(order)
+    values = split.value(order)
     others, p = np.maximum(split.spikes, order + 1) - 1, np.empty(len(order))
     for count in np.unique(others):
         these = others == count
@@ -143,9 +148,16 @@ def order_p_values(split: Cleared, order: Counts, kurtosis: float) -> Floats:
     return p
 
 
-def _result(split: Cleared, spectra: Floats, p: Floats, end: End, source: Callable[[str, float], str]) -> Extreme:
+def _result(split: Cleared, spectra: Floats, end: End, noise: Noise) -> Extreme:
+    if end == "largest":
+        p = order_p_values(split, np.zeros_like(split.spikes), noise)
+    else:
+        p = noise.smallest_p(split.smallest())
     p = np.where(split.squares[:, 0] > 0, p, 1.0)
     block = int(np.argmin(p))
     value = float(spectra[block].max() if end == "largest" else spectra[block].min())
-    together = -math.expm1(len(p) * math.log1p(-min(p[block], 1 - 1e-16)))
-    return Extreme(together, value, block, p, source(end, float(p[block])))
+    return Extreme(_together(p), value, block, p, noise.source(end, float(p[block])))
+
+
+def _together(p: Floats) -> float:
+    return -math.expm1(len(p) * math.log1p(-min(float(p.min()), 1 - 1e-16)))

@@ -14,6 +14,9 @@ Floats = NDArray[np.float64]
 
 # From this short side on the limiting laws serve: their false alarm rates at 1 % and 5 % are in docs/statistics.md.
 _ASYMPTOTIC = 64
+# Excess kurtosis over the root of the number of entries, from which on they do not (simulated: 64 x 64 to 256 x 256,
+# kurtosis 6 to 60).
+_HEAVY = 0.02
 _MEAN, _STEP = -1.2065335745820, 1e-3
 
 
@@ -32,7 +35,7 @@ class Noise:
     Smallest: Tracy-Widom for its log [1]_; ``1 - exp(-x / 2 - sqrt x)`` with ``x = m lambda`` for a square matrix [4]_;
     simulated at side 32 for 1 to 3 columns more.
 
-    Below a short side of 64 both are simulated.
+    Below a short side of 64 both are simulated, and wherever ``tails`` are given these serve instead.
 
     References
     ----------
@@ -47,6 +50,8 @@ class Noise:
     kurtosis: float = 3.0
     sharing: float = 1.0
     """1: the variance is fitted to this matrix alone; infinite: it is known."""
+    tails: tuple[Tail, Tail] | None = None
+    """Of the largest eigenvalue and of minus the log of the smallest, where the layer's own entries were permuted."""
 
     def largest_p(self, eigenvalue: ArrayLike, *, others: int = 0) -> Floats:
         """Probability that the largest eigenvalue is as large, ``others`` spikes having been taken out before."""
@@ -76,19 +81,26 @@ class Noise:
         """Where a p-value comes from, in words."""
         if self.simulated:
             tail = self._tails[end == "smallest"]
-            fitted = ", tail fitted" if p < tail.fitted_below else ""
-            return f"{tail.draws} simulated, kurtosis {nulls.rounded(self.kurtosis):.3g}{fitted}"
+            what = f"simulated, kurtosis {nulls.rounded(self.kurtosis):.3g}" if self.tails is None else "permuted"
+            return f"{tail.draws} {what}{', tail fitted' if p < tail.fitted_below else ''}"
         if end == "largest":
             return "Tracy-Widom"
         gap = round(self.long - self.short)
         return "hard edge" if gap == 0 else "hard edge, simulated" if gap < 4 else "Tracy-Widom of the log"
 
     @property
+    def heavy(self) -> bool:
+        """Whether a heavy tail moves and widens the law of the largest value by more than the kurtosis tells."""
+        return self.kurtosis - 3 > max(1.0, _HEAVY * math.sqrt(self.short * self.long))
+
+    @property
     def simulated(self) -> bool:
-        return self.short < _ASYMPTOTIC
+        return self.short < _ASYMPTOTIC or self.tails is not None
 
     @property
     def _tails(self) -> tuple[Tail, Tail]:
+        if self.tails is not None:
+            return self.tails
         sharing = self.sharing if self.sharing < 1000 else math.inf
         return extreme_tails(round(self.short), round(self.long), nulls.rounded(self.kurtosis), sharing)
 

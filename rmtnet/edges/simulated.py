@@ -17,12 +17,14 @@ _BUDGET = 40_000_000
 _FEWEST, _MOST = 5_000, 1_000_000
 # From this long side on the rows of a small matrix are simulated by their norms and correlations.
 _LONG = 1000
-_FITTED = 100
+_FITTED, _MANY = 100, 2000
+_PERMUTED = 100, 20_000
+_SKEWNESS = 0.2935
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Upper tail of a simulated statistic: log p between ranks, and beyond the last hundred draws a straight line.
+    """Upper tail of a simulated statistic: log p between points, and a straight line beyond the last.
 
     Straight, that is exponential, is heavier than the tails of extreme eigenvalues: extrapolated p-values err on the
     safe side.
@@ -35,23 +37,36 @@ class Tail:
 
     @classmethod
     def of(cls, statistic: Floats) -> "Tail":
-        """Of independent draws of the statistic."""
+        """Of independent draws of the statistic: their ranks, or for few draws a gamma law with their moments."""
         values = np.sort(statistic)[::-1]
-        if values[0] - values[-1] <= 1e-9 * abs(values[0]):
+        slack = 1e-9 * abs(values[0]) + 1e-300
+        if values[0] - values[-1] <= slack:
             # One row alone: its singular value is the trace in every draw.
-            return cls(
-                values[:1] + 1e-9 * abs(values[0]), np.zeros(1), 1 / (1e-9 * abs(values[0]) + 1e-300), len(values)
-            )
-        fitted = max(1, min(_FITTED, len(values) // 20))
-        excess = float(np.mean(values[:fitted]) - values[fitted])
-        ranks = np.unique(np.geomspace(fitted, len(values) - 1, 2000).astype(int))
-        log_p = np.log((ranks + 0.5) / len(values))
-        return cls(values[ranks][::-1], log_p[::-1], 1 / max(excess, 1e-12 * abs(values[fitted]), 1e-300), len(values))
+            return cls(values[:1] + slack, np.zeros(1), 1 / slack, len(values))
+        if len(values) < _MANY:
+            return cls._matched(values)
+        excess = float(np.mean(values[:_FITTED]) - values[_FITTED])
+        ranks = np.unique(np.geomspace(_FITTED, len(values) - 1, 2000).astype(int))
+        return cls(values[ranks][::-1], np.log((ranks + 0.5) / len(values))[::-1], 1 / max(excess, slack), len(values))
+
+    @classmethod
+    def _matched(cls, values: Floats) -> "Tail":
+        """Of a shifted gamma law, which is close to Tracy-Widom [Chiani, J. Multivariate Anal. 129 (2014) 69]."""
+        from scipy.special import gammainccinv
+
+        centered = values - values.mean()
+        deviation = float(np.sqrt(np.mean(centered**2)))
+        # Less skewed than Tracy-Widom is the scatter of so few draws.
+        skewness = max(float(np.mean(centered**3)) / deviation**3, _SKEWNESS)
+        log_p = np.linspace(0, -30, 600)[1:]
+        shape = 4 / skewness**2
+        points = values.mean() + deviation * (gammainccinv(shape, np.exp(log_p)) - shape) / math.sqrt(shape)
+        return cls(points, log_p, float((log_p[-2] - log_p[-1]) / (points[-1] - points[-2])), len(values))
 
     @property
     def fitted_below(self) -> float:
         """P-values below this one are extrapolated."""
-        return float(np.exp(self.log_p[-1]))
+        return max(_FITTED / self.draws, float(np.exp(self.log_p[-1])))
 
     def p(self, statistic: ArrayLike) -> Floats:
         """Probability of as large a statistic."""
@@ -113,21 +128,23 @@ def _grams(short: int, long: int, kurtosis: float, draws: int, rng: np.random.Ge
         yield triangle @ triangle.mT
 
 
-def permuted_tail(pool: Floats, shape: tuple[int, int], end: str, *, draws: int, rng: np.random.Generator) -> Tail:
-    """Of the largest, or of minus the log of the smallest, eigenvalue of matrices with the entries of ``pool``.
+def permuted_tails(pool: Floats, shape: tuple[int, int], *, shared: bool, seed: int) -> tuple[Tail, Tail]:
+    """As :func:`extreme_tails`, of matrices ``shape`` with entries of ``pool`` in random order and with random signs.
 
-    In random order and with random signs, to which iid noise with a symmetric law is indifferent: exact for any such
-    law. Without the signs a mean other than 0, which is a spike, would be in the null as well. Eigenvalues are squared
-    singular values over the pool's mean square.
+    To these, iid noise with a symmetric law is indifferent: exact for any such law where the pool is one matrix, or the
+    mean square is that of the whole pool (``shared``). Without the signs a mean other than 0, which is a spike,
+    would be in the null as well.
     """
-    size = shape[0] * shape[1]
-    rounds = -(-draws * size // pool.size)
-    found = []
-    for first in range(0, rounds, 1000):
-        flat = np.broadcast_to(pool, (min(1000, rounds - first), pool.size))
+    rng, size = np.random.default_rng(seed), shape[0] * shape[1]
+    draws = int(np.clip(_BUDGET // (10 * size), *_PERMUTED))
+    once = max(1, 2**21 // pool.size)
+    rounds, found = -(-draws * size // pool.size), []
+    for first in range(0, rounds, once):
+        flat = np.broadcast_to(pool, (min(once, rounds - first), pool.size))
         signs = 2.0 * rng.integers(0, 2, size=flat.shape, dtype=np.int8) - 1
         stack = (signs * rng.permuted(flat, axis=1)).reshape(-1, *shape)
-        values = np.linalg.eigvalsh(stack @ stack.mT)
-        found.append(values[:, -1] if end == "largest" else values[:, 0])
-    eigenvalues = np.concatenate(found) / np.mean(pool**2)
-    return Tail.of(eigenvalues if end == "largest" else -np.log(np.maximum(eigenvalues, 1e-300)))
+        gram, squares = stack @ stack.mT, np.mean(stack**2, axis=(1, 2))
+        values = np.linalg.eigvalsh(gram) / (np.mean(pool**2) if shared else squares[:, None])
+        found.append(values[:, [0, -1]])
+    smallest, largest = np.concatenate(found)[:draws].T
+    return Tail.of(largest), Tail.of(-np.log(np.maximum(smallest, 1e-300)))

@@ -1,15 +1,18 @@
 """The spikes of a layer: how many, how strong, and how much of the signal's direction they show."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.bulk.estimators import Rest, moment
 from rmtnet.edges.cleared import Cleared, Variance
-from rmtnet.edges.extremes import noise_kurtosis, order_p_values, split_spectra, split_weight
+from rmtnet.edges.extremes import noise_like, order_p_values, split_spectra
+from rmtnet.edges.noise import Noise
+from rmtnet.edges.structure import connected_stacks
 from rmtnet.laws import spiked
+from rmtnet.spectra import singular_values
 
 Floats = NDArray[np.float64]
 _QUANTILE = 1.959963984540054
@@ -64,10 +67,17 @@ def spikes(weight: ArrayLike, *, variance: Variance = "own", level: float = 0.01
     noise: :mod:`rmtnet.laws.spiked`. Intervals cover 94 to 96 % from twice the threshold on and more below (simulated,
     sides from 16 x 64 to 256 x 256).
     """
-    stack, spectra, split = split_weight(weight, variance)
-    _, out, width = stack.shape
-    own = noise_kurtosis(stack, split)
-    return spikes_of(spectra, out, width, variance=variance, kurtosis=own, level=level)
+    _check(level)
+    stacks = connected_stacks(weight)
+    blocks = sum(len(stack) for stack in stacks)
+    parts = [_of_stack(stack, variance, -math.expm1(math.log1p(-level) / blocks)) for stack in stacks]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _of_stack(stack: Floats, variance: Variance, level: float) -> Spikes:
+    spectra, split = split_spectra(singular_values(stack), stack.shape[1], stack.shape[2], variance)
+    noise = noise_like(stack, split)
+    return _measured(split.suited(noise), spectra, noise, level, stack.shape[1] <= stack.shape[2])
 
 
 def spikes_of(
@@ -80,46 +90,55 @@ def spikes_of(
     level: float = 0.01,
 ) -> Spikes:
     """The same from the singular values (block, order) of blocks (out, width)."""
+    _check(level)
+    spectra, split = split_spectra(values, out, width, variance)
+    noise = split.noise(kurtosis)
+    return _measured(split, spectra, noise, -math.expm1(math.log1p(-level) / len(spectra)), out <= width)
+
+
+def _check(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    spectra, split = split_spectra(values, out, width, variance)
-    split = _counted(split, kurtosis, -math.expm1(math.log1p(-level) / len(spectra)))
+
+
+def _measured(split: Cleared, spectra: Floats, noise: Noise, level: float, out_is_short: bool) -> Spikes:
+    split, p_values = _tested(split, noise, level)
     variances = _variances(split)
-    blocks, orders = np.nonzero(np.arange(split.short) < split.spikes[:, None])
-    p_values = np.zeros_like(split.squares)
-    for order in range(int(split.spikes.max())):
-        p_values[:, order] = order_p_values(split, np.full(len(spectra), order), kurtosis)
+    blocks, orders = np.nonzero(~np.isnan(p_values))
     strength, interval, overlaps = _signals(split, variances, blocks, orders)
     unit = float(spectra.max())
     with np.errstate(over="ignore"):
-        noise = variances * unit * unit
+        variances = variances * unit * unit
     return Spikes(
         block=blocks,
         singular_value=np.sqrt(split.squares[blocks, orders]) * unit,
         p_value=p_values[blocks, orders],
         strength=strength * unit,
         interval=interval * unit,
-        overlap_out=overlaps[0 if out <= width else 1],
-        overlap_in=overlaps[1 if out <= width else 0],
-        variance=noise,
+        overlap_out=overlaps[0 if out_is_short else 1],
+        overlap_in=overlaps[1 if out_is_short else 0],
+        variance=variances,
     )
 
 
-def _counted(split: Cleared, kurtosis: float, level: float) -> Cleared:
-    """With as many spikes in each block as noise does not explain."""
-    dropped = np.zeros(len(split.spikes), dtype=bool)
-    for _ in range(split.short + 1):
-        count = split.spikes
-        weakest = order_p_values(split, np.maximum(count - 1, 0), kurtosis)
-        following = order_p_values(split, np.minimum(count, split.short - 1), kurtosis)
-        less = (count > 0) & (weakest > level)
-        # One that was dropped does not come back, lest the count go in circles.
-        more = ~less & ~dropped & (count < split.short - 1) & (following <= level)
-        dropped |= less
-        if not (less | more).any():
+def _joined(parts: list[Spikes]) -> Spikes:
+    firsts = np.cumsum([0, *(len(part.variance) for part in parts)])
+    numbered = [replace(part, block=part.block + first) for part, first in zip(parts, firsts, strict=False)]
+    return Spikes(*(np.concatenate([getattr(part, field.name) for part in numbered]) for field in fields(Spikes)))
+
+
+def _tested(split: Cleared, noise: Noise, level: float) -> tuple[Cleared, Floats]:
+    """With what noise does not explain set apart, too; and p-values (block, order), NaN where noise does."""
+    p_values = np.full(split.squares.shape, np.nan)
+    count, open_blocks = np.zeros_like(split.spikes), split.squares[:, 0] > 0
+    for order in range(split.short):
+        p = order_p_values(split, np.full(len(count), order), noise)
+        open_blocks = open_blocks & (p <= level)
+        if not open_blocks.any():
             break
-        split = split.with_spikes(count - less + more)
-    return split
+        p_values[open_blocks, order] = p[open_blocks]
+        count[open_blocks] += 1
+    return split.with_spikes(np.maximum(split.spikes, count)), p_values
 
 
 def _variances(split: Cleared) -> Floats:
