@@ -134,6 +134,8 @@ def info(path: Path) -> None:
 @click.option("--layer", "layers", metavar="GLOB", multiple=True, default=["*"],
               help="Only the layers whose names match; repeatable.")  # fmt: skip
 @click.option("--steps", metavar="STEPS", help="Such as 0,100,last or first:1000.  [default: all]")
+@click.option("--also", metavar="GROUPS", default="",
+              help="Further statistics, slower: any of local,budget,tails.")  # fmt: skip
 @click.option(
     "-o", "--output", metavar="FILE", type=PATH, help="Write all results, spectra too, to FILE.nc or FILE.zarr."
 )
@@ -141,7 +143,7 @@ def info(path: Path) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--plots", metavar="DIR", type=PATH, help="Draw each layer's results into DIR.")
 def analyze(
-    paths: tuple[Path, ...], references: tuple[Path, ...], layers: tuple[str, ...], steps: str | None,
+    paths: tuple[Path, ...], references: tuple[Path, ...], layers: tuple[str, ...], steps: str | None, also: str,
     output: Path | None, spectra: str | None, form: str, plots: Path | None,
 ) -> None:  # fmt: skip
     """Compare the recorded matrices of the runs PATH... with random matrices and with their dense sister.
@@ -150,6 +152,7 @@ def analyze(
     Examples:
         rmtnet analyze runs/demo/*.zarr --reference runs/demo/b1.zarr -o demo.nc
         rmtnet analyze model.zarr --layer 'encoder.*' --steps 0,last --format csv > model.csv
+        rmtnet analyze model.zarr --steps last --also local,tails
     """
     from rmtnet import analysis, results, store, terminal
 
@@ -157,7 +160,9 @@ def analyze(
         results.check_target(output)
     runs, sisters = _opened(paths), [store.open_run(path) for path in references]
     with terminal.status() as progress:
-        found = analysis.analyze_runs(runs, references=sisters, layers=layers, steps=steps, progress=progress)
+        found = analysis.analyze_runs(
+            runs, references=sisters, layers=layers, steps=steps, also=_words(also), progress=progress
+        )
     if spectra:
         found = analysis.with_spectra_at(found, spectra)
     if output:
@@ -223,6 +228,10 @@ def _draw(results: "Dataset", folder: Path) -> None:
 
     for layer, why in save_overviews(results, folder).items():
         click.echo(f"no picture of layer {layer}: {why}", err=True)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _key_value(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import xarray as xr
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,14 +17,17 @@ from rich.table import Table
 from rmtnet.store import Run
 
 _LINE_SECONDS = 10.0
-_COLUMNS = {
-    "variance": ("variance", "{:.3e}"),
-    "variance_ratio": ("variance ratio", "{:.3f}"),
-    "largest_ratio": ("largest / R", "{:.3f}"),
-    "mean_deviation": ("mean |1 - s/R|", "{:.4f}"),
-    "bulk_variance": ("bulk variance", "{:.3e}"),
-    "outliers": ("outliers", "{:.0f}"),
+# Two lines of a title keep a table of sisters within 100 columns.
+_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "variance": ("variance", lambda value: _short(f"{value:.2e}")),
+    "variance_ratio": ("variance\nratio", "{:.3f}".format),
+    "largest_ratio": ("largest\n/ R", "{:.3f}".format),
+    "largest_p": ("largest\np", lambda value: _p_value(value)),
+    "spikes": ("spikes", "{:.0f}".format),
+    "mean_deviation": ("mean\n|1-s/R|", "{:.4f}".format),
+    "first_departure": ("leaves\nnoise", "{:.0f}".format),
 }
+_PLACES = {"dense": "{m} x {n}", "block_diagonal": "{blocks} ({m} x {n})", "block_sparse": "{blocks} kept ({m} x {n})"}
 
 
 class TrainingProgress:
@@ -84,8 +88,12 @@ class TrainingProgress:
 
 def results_table(results: xr.Dataset) -> Table:
     """The statistics of each run and layer at its last analysed step."""
-    table = Table("run", "layer", "form", "blocks", "block", "step", header_style="bold")
-    shown = {name: column for name, column in _COLUMNS.items() if results[name].notnull().any()}
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold"
+    )
+    for title in ("run", "layer", "blocks", "step"):
+        table.add_column(title)
+    shown = {name: column for name, column in _COLUMNS.items() if name in results and results[name].notnull().any()}
     for title, _ in shown.values():
         table.add_column(title, justify="right")
     for layer in results["layer"].values:
@@ -129,15 +137,25 @@ def show(table: Table) -> None:
     Console(width=max(width, console.width)).print(table)
 
 
-def _row(values: xr.Dataset, shown: dict[str, tuple[str, str]]) -> list[str]:
-    head = [str(values[name].item()) for name in ("run", "layer", "form")]
-    place = [str(int(values["blocks"])), f"{int(values['m'])} x {int(values['n'])}", str(int(values["step"]))]
+def _row(values: xr.Dataset, shown: dict[str, tuple[str, Callable[[float], str]]]) -> list[str]:
+    sizes = {name: int(values[name]) for name in ("blocks", "m", "n")}
+    place = _PLACES[str(values["form"].item())].format(**sizes)
+    head = [str(values["run"].item()), str(values["layer"].item()), place, str(int(values["step"]))]
     numbers = [values[name].item() for name in shown]
     texts = [
-        form.format(number) if np.isfinite(number) else "-"
-        for (_, form), number in zip(shown.values(), numbers, strict=True)
+        form(number) if np.isfinite(number) else "-" for (_, form), number in zip(shown.values(), numbers, strict=True)
     ]
-    return [*head, *place, *texts]
+    return [*head, *texts]
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.001 else _short(f"{p:.0e}") if p > 0 else "<1e-300"
+
+
+def _short(number: str) -> str:
+    """3e-05 as 3e-5."""
+    digits, e, exponent = number.partition("e")
+    return f"{digits}e{int(exponent)}" if e else number
 
 
 def _clock(seconds: float) -> str:

@@ -6,10 +6,28 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
-from rmtnet import analysis, nulls, results
+from rmtnet import analysis, nulls, results, sisters
+from rmtnet.edges import simulated
 from rmtnet.store import MatrixSpec, RunWriter, open_run
 
 STEPS = [0, 10, 100]
+ON_REQUEST = {
+    *("gap_ratio", "gap_ratio_error", "brody", "brody_error", "variance_change", "update_variance", "covariance_term"),
+    *("alpha_low", "alpha_high", "tail_p", "heavy_tailed"),
+}
+DEFAULT = {*analysis.STATISTICS} - ON_REQUEST
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws():
+    """Nulls of small blocks from 100 times fewer draws than theirs, which tests of edges judge."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulated, "_BUDGET", 400_000)
+        simulated.extreme_tails.cache_clear()
+        simulated._extremes.cache_clear()
+        yield
+    simulated.extreme_tails.cache_clear()
+    simulated._extremes.cache_clear()
 
 
 def make_run(folder, name, blocks=1, *, seed=0, steps=STEPS, shape=(20, 40), scale=1.0, spoil=None, layers=("ip1",)):
@@ -49,7 +67,7 @@ def test_sisters_are_compared_with_the_dense_one(tmp_path):
     assert (at["blocks"], at["m"], at["n"], at["form"]) == (4, 5, 10, "block_diagonal")
     assert found["accuracy"].sel(run="b4", step=100) == 0.9
     assert np.isnan(found["accuracy"].sel(run="b4", step=0))
-    assert all(found[name].attrs["long_name"] for name in analysis.DESCRIPTIONS)
+    assert all("long_name" in found[name].attrs for name in found if name != "accuracy" and "metric" not in name)
 
 
 def test_r_has_the_variance_of_the_reference_at_the_same_step(tmp_path):
@@ -154,10 +172,88 @@ def test_the_long_table_round_trips_through_csv_exactly(tmp_path):
     found = analysis.analyze_runs([make_run(tmp_path, "b4", 4)])
     table = analysis.long_table(found)
     assert list(table.columns) == ["run", "layer", "form", "step", "blocks", "m", "n", "statistic", "value"]
-    assert set(table["statistic"]) == set(analysis.STATISTICS) - {"variance_ratio"}
+    assert set(table["statistic"]) == DEFAULT - {"variance_ratio", "variance_ratio_low", "variance_ratio_high"}
     rows = list(csv.DictReader(io.StringIO(table.to_csv(index=False))))
     assert [float(row["value"]) for row in rows] == list(table["value"])
     assert [row["statistic"] for row in rows] == list(table["statistic"])
+
+
+def test_statistics_are_those_of_the_layer(tmp_path):
+    run, dense = make_run(tmp_path, "b4", 4), make_run(tmp_path, "b1")
+    weight = run["ip1"].load()
+    found = analysis.analyze_runs([run], references=[dense], also=list(analysis.GROUPS)).sel(run="b4", layer="ip1")
+    assert {*analysis.STATISTICS} <= {*found}
+    for at, part in ((found.sel(step=step), weight.sel(step=step).values.astype(float)) for step in STEPS):
+        error = part.var() * ((at["kurtosis"].item() - 1) / part.size) ** 0.5
+        assert at["variance_error"] == pytest.approx(error, rel=0.1)
+        known = [sisters.entry_moments(part), sisters.entry_moments(dense["ip1"].sel(step=at["step"]).values)]
+        interval = sisters.variance_ratio_interval(*known)
+        assert_allclose([at["variance_ratio_low"], at["variance_ratio_high"]], [interval.low, interval.high])
+        assert at["stable_rank"] == pytest.approx((part**2).sum() / at["largest_singular_value"].item() ** 2)
+        assert at["hard_rank"] == 20
+    assert_allclose(found["variance_change"][1:], np.diff(found["variance"]), rtol=1e-9)
+    assert_allclose(found["update_variance"] + found["covariance_term"], found["variance_change"], rtol=1e-6)
+    assert (found["tail_p"] > 0.01).all()
+
+
+@pytest.mark.parametrize("group", analysis.GROUPS)
+def test_what_is_asked_for_besides_does_not_depend_on_the_slices(tmp_path, monkeypatch, group):
+    run = make_run(tmp_path, "b4", 4)
+    whole = analysis.analyze_runs([run], also=[group])
+    monkeypatch.setattr("rmtnet.analysis.layers._SLICE_BYTES", 2 * 200 * 8)
+    xr.testing.assert_allclose(analysis.analyze_runs([run], also=[group]).drop_attrs(), whole.drop_attrs(), rtol=1e-12)
+    assert {*whole} - {*analysis.analyze_runs([run])} != set()
+
+
+def test_noise_stays_and_a_layer_with_a_spike_leaves_at_its_step(tmp_path):
+    steps = list(range(0, 200, 20))
+    specs = [MatrixSpec(layer, (1, 64, 80), np.dtype("float32"), "dense", 64, 80) for layer in ("noise", "spiked")]
+    stack = np.random.default_rng(1).normal(size=(len(steps), 1, 64, 80))
+    spike = 40 * np.outer(np.ones(64) / 8, np.ones(80) / 80**0.5)
+    with RunWriter.create(tmp_path / "run.zarr") as writer:
+        writer.declare(specs)
+        writer.append(steps, {"noise": stack, "spiked": stack + spike * (np.array(steps) >= 60)[:, None, None, None]})
+        writer.commit()
+    found = analysis.analyze_runs([open_run(tmp_path / "run.zarr")]).sel(run="run")
+    assert np.isnan(found["first_departure"].sel(layer="noise"))
+    assert found["first_departure"].sel(layer="spiked") == 60
+    assert_allclose(found["spikes"].sel(layer="spiked"), [0] * 3 + [1] * 7)
+    table = analysis.long_table(found.expand_dims("run"))
+    rows = table[table["statistic"] == "first_departure"]
+    assert rows[["layer", "step", "value"]].to_numpy().tolist() == [["spiked", 60, 60.0]]
+
+
+@pytest.mark.parametrize("kind", ["zeros", "constant", "rank one", "one row", "two by two"])
+def test_layers_without_noise_have_no_value_where_there_is_none(tmp_path, kind):
+    shape = {"one row": (1, 6), "two by two": (2, 2)}.get(kind, (12, 16))
+    matrix = {
+        "zeros": np.zeros(shape),
+        "constant": np.ones(shape),
+        "rank one": np.outer(np.arange(1, shape[0] + 1), np.arange(shape[1]) - 3),
+    }.get(kind, np.random.default_rng(0).normal(size=shape))
+    with RunWriter.create(tmp_path / "run.zarr") as writer:
+        writer.declare([MatrixSpec("ip1", (1, *shape), np.dtype("float32"), "dense", *shape)])
+        writer.append([0, 1], {"ip1": np.stack([matrix, matrix])[:, None].astype("float32")})
+        writer.commit()
+    found = analysis.analyze_runs([open_run(tmp_path / "run.zarr")], also=list(analysis.GROUPS))
+    at = found.sel(run="run", layer="ip1", step=1)
+    assert np.isfinite(at["largest_singular_value"])
+    assert at["hard_rank"] == {"zeros": 0, "constant": 1, "rank one": 1}.get(kind, min(shape))
+    absent = {"zeros": {"largest_p", "kurtosis", "stable_rank", "spikes"}, "two by two": {"alpha", "gap_ratio"}}
+    for name in absent.get(kind, {"alpha"}):
+        assert np.isnan(at[name]), name
+    assert found["first_departure"].isnull().all() or kind in ("constant", "rank one")
+
+
+def test_the_hard_rank_knows_what_the_weights_were_stored_in(tmp_path):
+    values = np.diag([1.0, 1e-3, 1e-5, 1e-8])
+    for dtype, rank in (("bfloat16", 1), ("float16", 1), ("float32", 3), ("float64", 4), ("float8_e5m2", np.nan)):
+        spec = MatrixSpec("ip1", (1, 4, 4), np.dtype("float64"), "dense", 4, 4, attributes={"dtype_original": dtype})
+        with RunWriter.create(tmp_path / f"{dtype}.zarr") as writer:
+            writer.declare([spec])
+            writer.append([0], {"ip1": values[None, None]})
+            writer.commit()
+        assert_allclose(analysis.analyze_runs([open_run(tmp_path / f"{dtype}.zarr")])["hard_rank"].item(), rank)
 
 
 @pytest.mark.parametrize("name", ["results.nc", "results.zarr"])
@@ -192,6 +288,8 @@ def test_wrong_steps_are_one_clear_error(chosen, message):
 
 def test_bad_runs_are_one_clear_error(tmp_path):
     dense = make_run(tmp_path, "b1")
+    with pytest.raises(ValueError, match="also must be among local, budget, tails, got 'global'"):
+        analysis.analyze_runs([dense], also=["local", "global"])
     with pytest.raises(ValueError, match="layer 'ip1' holds NaN or infinity at step 10"):
         analysis.analyze_runs([make_run(tmp_path, "nan", spoil=1)])
     with pytest.raises(ValueError, match="no layer matches 'conv'; recorded are ip1"):

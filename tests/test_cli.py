@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import xarray as xr
 from click.testing import CliRunner
-from test_analysis import make_run
+from test_analysis import few_draws, make_run  # noqa: F401
 
 from rmtnet import cli
 
@@ -73,7 +73,7 @@ def test_train_info_analyze_are_one_way_through(study, tmp_path):
     assert "metrics: accuracy, loss (31 steps)" in shown
     paths = [runs / "b1.zarr", runs / "b2.zarr", "--reference", runs / "b1.zarr"]
     table = rmtnet("analyze", *paths, "-o", tmp_path / "r.nc", "--plots", tmp_path / "plots").stdout
-    assert "variance ratio" in table
+    assert "|1-s/R|" in table
     assert (tmp_path / "plots" / "1.png").stat().st_size > 10_000
     with xr.open_dataset(tmp_path / "r.nc") as found:
         assert list(found["run"].values) == ["b1", "b2"]
@@ -93,8 +93,34 @@ def test_csv_and_json_pipe_cleanly_and_agree(tmp_path):
     ]
 
 
+def test_further_statistics_come_on_request(tmp_path):
+    run = make_run(tmp_path, "b2", 2).path
+    asked = rmtnet("analyze", run, "--also", "local, budget", "--format", "csv").stdout
+    statistics = {row["statistic"] for row in csv.DictReader(io.StringIO(asked))}
+    assert {"gap_ratio", "brody_error", "covariance_term", "spikes", "hard_rank"} <= statistics
+    assert "gap_ratio" not in rmtnet("analyze", run, "--format", "csv").stdout
+
+
+def test_a_table_of_sisters_keeps_to_100_columns(tmp_path):
+    runs = [make_run(tmp_path, f"b{b}-seed0", b, steps=[0, 10000], shape=(100, 200)).path for b in (1, 2)]
+    table = rmtnet("analyze", *runs, "--reference", runs[0]).stdout
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 100
+    (row,) = (line.split() for line in lines if line.startswith("b2-seed0"))
+    assert row[:7] == ["b2-seed0", "ip1", "2", "(50", "x", "100)", "10000"]
+    assert len(row) == 13
+    assert "leaves" not in table, "noise does not"
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.4321, "0.43"), (0.0312, "0.031"), (3.2e-5, "3e-5"), (0.0, "<1e-300")])
+def test_p_values_are_short(p, text):
+    from rmtnet.terminal import _p_value
+
+    assert _p_value(p) == text
+
+
 def test_a_real_pipe_that_closes_early_is_no_failure(tmp_path):
-    run = make_run(tmp_path, "b2", 2, steps=list(range(300))).path
+    run = make_run(tmp_path, "b1", steps=list(range(150)), shape=(64, 80)).path
     script = f"{sys.executable} -m rmtnet analyze {run} --format csv | head -n 1"
     outcome = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert outcome.stdout.startswith("run,layer,form")
@@ -156,6 +182,7 @@ def test_bad_options_are_one_line(tmp_path):
     run = make_run(tmp_path, "b1").path
     assert "no layer matches 'conv*'; recorded are ip1" in error_of("analyze", run, "--layer", "conv*")
     assert "step 5 was not recorded" in error_of("analyze", run, "--steps", "5")
+    assert "also must be among local, budget, tails, got 'global'" in error_of("analyze", run, "--also", "local,global")
     assert "ending in .nc or .zarr" in error_of("analyze", run, "-o", tmp_path / "r.txt")
     assert "no such run" in error_of("analyze", run, "--reference", tmp_path / "b0.zarr")
 

@@ -3,10 +3,12 @@ import pytest
 import scipy.linalg
 import xarray as xr
 from numpy.testing import assert_allclose
+from test_analysis import few_draws  # noqa: F401
 
-from rmtnet import labelled, nulls
+from rmtnet import budget, bulk, edges, labelled, local, measures, nulls, sisters, tails, trends
 
 RNG = np.random.default_rng(0)
+SHAPE = {"out": 10, "width": 16}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def test_a_layer_and_its_transpose_have_the_same_spectrum_and_fit(weight):
 def test_a_layer_without_bulk_has_no_bulk_variance(matrix):
     weight = xr.DataArray(matrix[None, None], dims=("step", "block", "out", "in"), coords={"step": [0]})
     spectrum = labelled.spectrum(weight)
-    assert np.isnan(spectrum["bulk_variance"].item())
+    for name in ("bulk_variance", "bulk_variance_error", "bulk_ks", "mp_softrank", "alpha"):
+        assert np.isnan(spectrum[name].item()), name
     assert spectrum["largest_singular_value"].item() == pytest.approx(np.linalg.norm(matrix), abs=1e-12)
 
 
@@ -77,3 +80,143 @@ def test_variance_ratio_is_aligned_by_step():
     variance = xr.DataArray([10.0, 20.0], dims="step", coords={"step": [0, 5]})
     reference = xr.DataArray([2.0, 1.0], dims="step", coords={"step": [0, 5]})
     assert_allclose(labelled.variance_ratio(variance, reference), [5, 20])
+
+
+def stacks(draws):
+    return xr.DataArray(draws, dims=("step", "block", "out", "in"), coords={"step": np.arange(len(draws))})
+
+
+def test_extremes_are_those_of_each_step_by_itself():
+    draws = RNG.normal(size=(5, 4, 10, 16)) * np.array([1, 2, 3, 4])[:, None, None]
+    draws[1, 2] += 8 * np.outer(np.ones(10), np.ones(16)) / 160**0.5 * 4
+    draws[3] = 0
+    values = labelled.singular_values(stacks(draws))
+    kurtosis = xr.DataArray([3.0, 2.9, 2.1, np.nan, 1.8], dims="step")
+    found = labelled.extremes(values, **SHAPE, kurtosis=kurtosis)
+    for step, rounded in ((0, 3.0), (1, 3.0), (2, 2.2), (4, 1.8)):
+        for end in ("largest", "smallest"):
+            alone = edges.extreme(values[step], 10, 16, end=end, kurtosis=rounded).p_value
+            assert found[f"{end}_p"][step] == pytest.approx(alone, rel=1e-9)
+    assert found["largest_p"][1] < 0.005
+    assert_allclose(found["spikes"], [0, 1, 0, np.nan, 0])
+    assert np.isnan(found["largest_p"][3])
+
+
+@pytest.mark.parametrize("law", ["normal", "uniform"])
+def test_noise_in_blocks_of_unequal_scale_is_rejected_as_often_as_said(law):
+    draw = np.random.default_rng(3)
+    noise = draw.normal(size=(2000, 4, 6, 8)) if law == "normal" else draw.uniform(-1, 1, size=(2000, 4, 6, 8))
+    weight = stacks(noise * np.array([1, 2, 5, 0.1])[:, None, None])
+    values = labelled.singular_values(weight)
+    found = labelled.extremes(values, out=6, width=8, kurtosis=labelled.kurtosis(weight))
+    for name in ("largest_p", "smallest_p"):
+        # Four standard errors of 2,000 layers, and half a per cent for 5,000 draws of the null.
+        assert abs(float((found[name] <= 0.05).mean()) - 0.05) < 4 * (0.05 * 0.95 / 2000) ** 0.5 + 0.005
+    assert float((found["spikes"] > 0).mean()) < 0.01 + 4 * (0.01 / 2000) ** 0.5 + 0.003
+
+
+def test_kurtosis_is_that_of_each_block():
+    draws = np.random.default_rng(4).uniform(-1, 1, size=(2, 3, 40, 50)) * np.array([1, 10, 0])[:, None, None]
+    # Uniform 1.8; (E x^8 - (E x^4)^2) / (E x^2)^4 = 5.76 for each of 4,000 entries.
+    assert_allclose(labelled.kurtosis(stacks(draws)), 1.8, atol=5 * (5.76 / 4000) ** 0.5)
+    assert labelled.kurtosis(stacks(0 * draws)).isnull().all()
+
+
+def test_the_fit_of_the_bulk_has_its_error(weight):
+    spectrum = labelled.spectrum(weight)
+    for step in weight["step"].values:
+        at = spectrum.sel(step=step)
+        values = at["singular_values"].values ** 2 / 16
+        fit = bulk.fit_bulk(values, 10 / 16, blocks=4, kurtosis=at["kurtosis"].item())
+        assert at["bulk_variance_error"] == pytest.approx(fit.standard_error)
+        assert at["mp_softrank"] == pytest.approx(fit.law.edges[1] / values[0])
+        assert at["alpha"] == pytest.approx(tails.fit_power_law(values).alpha)
+        assert at["effective_rank"] == pytest.approx(float(measures.effective_rank(at["singular_values"].values)))
+
+
+def test_ranks_are_those_of_the_block_diagonal_matrix():
+    draws = RNG.normal(size=(1, 3, 6, 9))
+    draws[0, 1, 3:] = 0
+    draws[0, 2] = 0
+    found = labelled.spectrum(stacks(draws))
+    matrix = scipy.linalg.block_diag(*draws[0])
+    assert found["hard_rank"] == np.linalg.matrix_rank(matrix) == 9
+    assert found["stable_rank"].item() == pytest.approx((matrix**2).sum() / np.linalg.norm(matrix, 2) ** 2)
+
+
+def test_level_statistics_are_those_of_each_step(weight):
+    values = labelled.singular_values(weight)
+    found = labelled.level_statistics(values, trim=0.1)
+    for step in weight["step"].values:
+        ratio = local.gap_ratio(values.sel(step=step).values, trim=0.1)
+        brody = local.fit_brody(local.spacings(local.unfold_local(values.sel(step=step).values), trim=0.1))
+        at = found.sel(step=step)
+        assert (at["gap_ratio"], at["gap_ratio_error"]) == pytest.approx((ratio.mean, ratio.standard_error))
+        assert (at["brody"], at["brody_error"]) == pytest.approx((brody.parameter, brody.standard_error))
+    assert labelled.level_statistics(values[..., :2]).to_array().isnull().all()
+
+
+def test_heavy_tails_are_told_from_noise():
+    rng = np.random.default_rng(5)
+    left, _, right = np.linalg.svd(rng.normal(size=(1, 1, 60, 90)), full_matrices=False)
+    heavy = left * np.sqrt(np.sort(rng.pareto(1.0, size=60) + 1)[::-1]) @ right
+    weight = stacks(np.concatenate([rng.normal(size=(1, 1, 60, 90)), heavy]))
+    found = labelled.tail_assessments(weight, labelled.singular_values(weight))
+    assert_allclose(found["heavy_tailed"], [0, 1])
+    assert found["tail_p"][1] == 0.01
+    assert (found["alpha_low"] < found["alpha_high"]).all()
+    assert found["alpha_low"][1] < 2 < found["alpha_high"][1]
+    xr.testing.assert_identical(found, labelled.tail_assessments(weight, labelled.singular_values(weight)))
+
+
+def test_the_variance_budget_starts_at_the_second_step(weight):
+    found = labelled.variance_budget(weight)
+    exact = budget.variance_budget(weight.values)
+    for name, term in (("variance_change", exact.change), ("covariance_term", exact.covariance_term)):
+        assert np.isnan(found[name][0])
+        assert_allclose(found[name][1:], term)
+    assert_allclose(found["update_variance"] + found["covariance_term"], found["variance_change"])
+    assert labelled.variance_budget(weight[:1]).to_array().isnull().all()
+
+
+def test_variance_ratios_have_their_interval(weight):
+    reference = weight * np.array([1.0, 0.5, 0.0])[:, None, None, None]
+    found = labelled.variance_ratio_interval(labelled.entry_moments(weight), labelled.entry_moments(reference))
+    exact = sisters.variance_ratio_interval(*(sisters.entry_moments(part.values) for part in (weight, reference)))
+    assert_allclose(found["variance_ratio"], [1, 4, np.nan])
+    assert_allclose(found["variance_ratio_low"], exact.low)
+    assert_allclose(found["variance_ratio_high"], exact.high)
+
+
+def test_the_mean_deviation_of_noise_stands_beside_that_of_the_layer():
+    deviation = xr.DataArray([0.0, 0.05, 10.0, np.nan], dims="step")
+    kurtosis = xr.DataArray([3.0, 1.9, 3.1, 3.0], dims="step")
+    found = labelled.mean_deviation_null(deviation, (4, 10, 20), reference=(1, 40, 80), kurtosis=kurtosis)
+    null = {k: sisters.null_mean_deviation(4, 10, 20, reference=(1, 40, 80), kurtosis=k, draws=100) for k in (1.8, 3.0)}
+    assert_allclose(found["mean_deviation_null"], [null[3.0].mean, null[1.8].mean, null[3.0].mean, np.nan])
+    assert_allclose(found["mean_deviation_p"], [1, null[1.8].p_value(0.05), 1 / 101, np.nan])
+
+
+def test_layers_leave_the_null_corrected_for_all_of_a_run():
+    p = np.full((2, 3, 10), 0.5)
+    p[0, 1, 4:], p[1, 2, 7], p[1, 0, 2] = 1e-6, 1e-4, 0.003
+    p[0, 2] = np.nan
+    series = xr.DataArray(p, dims=("run", "layer", "step"), coords={"step": np.arange(0, 100, 10)})
+    # 0.003 is too much for one of 30 tests, and for one of 20.
+    assert_allclose(labelled.first_departure(series), [[np.nan, 40, np.nan], [np.nan, np.nan, 70]])
+    assert labelled.first_departure(series, consecutive=2).sel(run=1).isnull().all()
+
+
+def test_drift_and_deterioration_loop_over_the_other_dims_and_leave_out_nan():
+    steps = np.arange(0, 1000, 50)
+    values = 10 * np.exp(-1e-4 * steps + 0.002 * np.random.default_rng(6).normal(size=(2, 20)))
+    values[1, 3], empty = np.nan, np.full((1, 20), np.nan)
+    ratio = xr.DataArray(np.concatenate([values, empty]), dims=("run", "step"), coords={"step": steps})
+    fallen, line = labelled.deterioration(ratio), labelled.drift(np.log(ratio))
+    known = np.isfinite(values[1])
+    exact = trends.deterioration(steps[known], values[1, known])
+    assert fallen["fall"][1] == exact.fall
+    assert fallen["p_value"][1] == exact.drift.p_value == line["p_value"][1]
+    assert line["slope"][1] == exact.drift.slope
+    assert ((line["low"] < -1e-4) & (line["high"] > -1e-4))[:2].all()
+    assert line["slope"][2].isnull()

@@ -1,0 +1,117 @@
+"""Spectra, moments of the entries, and the fit of the bulk."""
+
+import numpy as np
+import xarray as xr
+
+from rmtnet import measures, sisters, spectra
+from rmtnet.bulk import fit_bulk
+from rmtnet.labelled.apply import ORDER, WEIGHT, at_each_step
+from rmtnet.labelled.extremes import extremes
+from rmtnet.labelled.shape import shape_measures
+from rmtnet.sisters.intervals import log_variance_error
+
+
+def singular_values(weight: xr.DataArray) -> xr.DataArray:
+    """(..., block, out, in) -> (..., block, order), descending, for each block by itself."""
+    values = xr.apply_ufunc(
+        spectra.singular_values, weight, input_core_dims=[WEIGHT[1:]], output_core_dims=[ORDER], keep_attrs=False
+    )
+    return values.assign_coords(order=np.arange(1, values.sizes["order"] + 1)).rename("singular_values")
+
+
+def aggregate(values: xr.DataArray) -> xr.Dataset:
+    """(..., block, order) -> ``singular_values`` and the ``block`` each came from, (..., order), pooled and sorted."""
+    pooled, block = xr.apply_ufunc(
+        spectra.aggregate,
+        values,
+        input_core_dims=[["block", "order"]],
+        output_core_dims=[["order"], ["order"]],
+        exclude_dims={"order"},
+    )
+    order = np.arange(1, pooled.sizes["order"] + 1)
+    return xr.Dataset({"singular_values": pooled, "block": block.astype("int32")}).assign_coords(order=order)
+
+
+def variance(weight: xr.DataArray) -> xr.DataArray:
+    """(..., block, out, in) -> (...): variance of the in-block entries."""
+    return xr.apply_ufunc(spectra.variance, weight, input_core_dims=[WEIGHT], keep_attrs=False)
+
+
+def kurtosis(weight: xr.DataArray) -> xr.DataArray:
+    """(..., block, out, in) -> (...): of each block by itself, averaged over those that are not 0."""
+    of_blocks = xr.apply_ufunc(
+        spectra.kurtosis, weight.expand_dims("one", axis=-3), input_core_dims=[["one", "out", "in"]], keep_attrs=False
+    )
+    return of_blocks.mean("block", skipna=True)
+
+
+def entry_moments(weight: xr.DataArray) -> xr.Dataset:
+    """What :func:`variance_ratio_interval` needs of a layer, to be kept in place of its weights.
+
+    Returns
+    -------
+    ``variance``, ``fourth_moment`` (over the square of the variance, taken within each block), ``variance_error`` (1
+    standard error of sampling the entries), each (...); ``entries``, their number
+    """
+
+    def measured(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        moments = sisters.entry_moments(stack)
+        error = moments.variance * np.sqrt(log_variance_error(moments.kurtosis, moments.count))
+        return moments.variance, moments.kurtosis, error
+
+    found = xr.apply_ufunc(measured, weight, input_core_dims=[WEIGHT], output_core_dims=[[], [], []], keep_attrs=False)
+    moments = xr.Dataset(dict(zip(("variance", "fourth_moment", "variance_error"), found, strict=True)))
+    return moments.assign(entries=weight.sizes["block"] * weight.sizes["out"] * weight.sizes["in"])
+
+
+def bulk_fits(
+    values: xr.DataArray, *, blocks: int, out: int, width: int, kurtosis: xr.DataArray | float = 3.0
+) -> xr.Dataset:
+    """Fit the Marchenko-Pastur law to the pooled spectrum of ``blocks`` equal blocks (out, width).
+
+    Parameters
+    ----------
+    values : (..., order) singular values
+    kurtosis : (...) of the entries, on which the error of the variance rests
+
+    Returns
+    -------
+    ``bulk_variance``, ``bulk_variance_error`` (1 standard error), ``bulk_ks`` (distance of the bulk to the law),
+    ``mp_softrank`` (upper edge over the largest eigenvalue), each (...); NaN where there is no bulk (a layer of zeros,
+    of low rank)
+    """
+    short, long = sorted((out, width))
+
+    def fitted(singular: np.ndarray, kurtosis: float) -> tuple[float, float, float, float]:
+        eigenvalues = singular**2 / long
+        fit = fit_bulk(eigenvalues, short / long, blocks=blocks, kurtosis=kurtosis)
+        softrank = float(measures.mp_softrank(eigenvalues, fit.law.edges[1]))
+        return fit.law.variance, fit.standard_error, fit.ks_distance, softrank
+
+    names = ("bulk_variance", "bulk_variance_error", "bulk_ks", "mp_softrank")
+    return at_each_step(fitted, values, kurtosis, core=[ORDER, []], names=names)
+
+
+def spectrum(weight: xr.DataArray, values: xr.DataArray | None = None, *, dtype: str | None = None) -> xr.Dataset:
+    """All statistics of a layer that need no other layer, over ``step``.
+
+    Parameters
+    ----------
+    weight : (..., block, out, in)
+    values : (..., block, order) its singular values, if there are some already
+    dtype : that the weights were stored in before they were recorded; by default their own
+    """
+    values = singular_values(weight) if values is None else values
+    shape = {"out": weight.sizes["out"], "width": weight.sizes["in"]}
+    pooled, own = aggregate(values), kurtosis(weight)
+    largest, smallest = (pooled["singular_values"].isel(order=k, drop=True) for k in (0, -1))
+    return xr.merge(
+        [
+            entry_moments(weight),
+            {"kurtosis": own, "largest_singular_value": largest, "smallest_singular_value": smallest},
+            extremes(values, **shape, kurtosis=own),
+            bulk_fits(pooled["singular_values"], blocks=weight.sizes["block"], **shape, kurtosis=own),
+            shape_measures(values, **shape, dtype=dtype or str(weight.dtype)),
+            pooled,
+        ]
+    )
