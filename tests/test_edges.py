@@ -35,7 +35,7 @@ def test_two_rows_have_the_exact_law_of_the_sphericity_test(columns, p):
     # det / (trace / 2)^2 of a 2 x 2 Wishart matrix is below w with probability w^((n - 1) / 2) [Mauchly 1940].
     share = 1 + math.sqrt(1 - p ** (2 / (columns - 1)))
     values = np.sqrt([share, 2 - share])
-    assert_allclose(extreme(values, 2, columns, end="largest").p_value, p, rtol=0.005 + 5 * (p * 5e5) ** -0.5)
+    assert_allclose(extreme(values, 2, columns, end="largest").p_value, p, rtol=0.005 + 5 * (p * 2.5e5) ** -0.5)
 
 
 @pytest.mark.parametrize("end", ["largest", "smallest"])
@@ -44,7 +44,7 @@ def test_one_row_of_known_variance_is_chi_square(end):
     for p in (0.3, 0.05, 0.003):
         square = law.isf(p) if end == "largest" else law.ppf(p)
         found = extreme([[2 * math.sqrt(square)]], 1, 9, end=end, variance=4.0).p_value
-        assert_allclose(found, p, rtol=0.005 + 5 * (p * 1e6) ** -0.5)
+        assert_allclose(found, p, rtol=0.005 + 5 * (p * 2.5e5) ** -0.5)
 
 
 def test_one_row_whose_variance_is_fitted_tells_nothing():
@@ -58,7 +58,7 @@ def test_two_rows_of_known_variance_agree_with_the_joint_density():
     below = scipy.integrate.dblquad(lambda y, x: density(x, y), 0, square, 0, lambda x: x)[0]
     everything = scipy.integrate.dblquad(lambda y, x: density(x, y), 0, 200, 0, lambda x: x)[0]
     found = extreme(np.sqrt([square, 1.0]), 2, columns, end="largest", variance=1.0).p_value
-    assert_allclose(found, 1 - below / everything, rtol=0.02)
+    assert_allclose(found, 1 - below / everything, rtol=5 * (0.006 * 2.5e5) ** -0.5)
 
 
 @pytest.mark.parametrize("kurtosis", [1.8, 3])
@@ -96,11 +96,11 @@ def test_the_term_of_nadler_is_met_where_it_is_small():
     assert_allclose(noise.largest_p(center + scale * x) - law.sf(x), change, rtol=0.1)
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 8), (1, 12, 30), (20, 5, 8)])
+@pytest.mark.parametrize("shape", [(1, 5, 8), (1, 12, 20), (20, 5, 8)])
 @pytest.mark.parametrize("test", [largest, smallest])
 def test_noise_of_few_entries_is_rejected_as_often_as_it_says(shape, test):
     rng = np.random.default_rng(shape[0])
-    p = [test(iid_blocks(shape, 1.0, rng, kurtosis=1.8)).p_value for _ in range(100)]
+    p = [test(iid_blocks(shape, 1.0, rng, kurtosis=1.8)).p_value for _ in range(60)]
     assert np.max(np.abs(rates(p, (0.05, 0.2, 0.5)))) < 4
 
 
@@ -108,7 +108,7 @@ def test_noise_of_few_entries_is_rejected_as_often_as_it_says(shape, test):
 def test_blocks_of_noise_together(variance):
     rng = np.random.default_rng(6)
     scales = np.linspace(1, 4, 30)[:, None, None] if variance == "own" else 1.0
-    p = [largest(scales * rng.normal(size=(30, 6, 9)), variance=variance).p_value for _ in range(400)]
+    p = [largest(scales * rng.normal(size=(30, 6, 9)), variance=variance).p_value for _ in range(200)]
     assert np.max(np.abs(rates(p, (0.05, 0.2, 0.5)))) < 4
 
 
@@ -167,8 +167,8 @@ def test_a_weak_spike_is_found_beside_a_strong_one():
 
 def test_noise_shows_a_spike_in_one_layer_of_a_hundred():
     rng = np.random.default_rng(5)
-    shown = sum(spikes(rng.normal(size=(3, 40, 64))).count > 0 for _ in range(400))
-    assert shown <= 12  # 4 expected
+    shown = sum(spikes(rng.normal(size=(3, 40, 64))).count > 0 for _ in range(300))
+    assert shown <= 11  # 3 expected
 
 
 def test_a_dense_matrix_with_structural_zeros_is_its_parts():
@@ -204,12 +204,12 @@ def test_a_profile_of_variances_is_no_spike():
     rng = np.random.default_rng(11)
     grid = np.array([[4.0, 1, 0], [1, 1, 1], [0, 1, 2]])
     spread = np.sqrt(np.kron(grid, np.ones((20, 30))))
-    weights = [0.1 * spread * rng.normal(size=(60, 90)) for _ in range(40)]
-    p = [largest_in_profile(weight, grid, draws=300).p_value for weight in weights]
+    weights = [0.1 * spread * rng.normal(size=(60, 90)) for _ in range(30)]
+    p = [largest_in_profile(weight, grid, draws=200).p_value for weight in weights]
     assert np.max(np.abs(rates(p, (0.05, 0.5)))) < 4
-    assert sum(largest(weight).p_value < 0.01 for weight in weights) > 30
+    assert sum(largest(weight).p_value < 0.01 for weight in weights) > 22
     weights[0][:20, :30] += 0.1
-    assert largest_in_profile(weights[0], grid, draws=300).p_value < 0.01
+    assert largest_in_profile(weights[0], grid, draws=200).p_value < 0.01
 
 
 def test_large_profiles_are_tested_at_the_edge_of_their_law():

@@ -12,9 +12,9 @@ from rmtnet import nulls
 
 Floats = NDArray[np.float64]
 
-# Entries to simulate for one null: a million matrices of 5 x 8, ten thousand of 64 x 64.
-_BUDGET = 40_000_000
-_FEWEST, _MOST = 5_000, 1_000_000
+# Entries to simulate for one null, about a second's work: 250,000 matrices of 5 x 8, 15,000 of 20 x 32.
+_BUDGET = 10_000_000
+_FEWEST, _MOST = 5_000, 250_000
 # From this long side on the rows of a small matrix are simulated by their norms and correlations.
 _LONG = 1000
 _FITTED, _MANY = 100, 2000
@@ -136,7 +136,7 @@ def permuted_tails(pool: Floats, shape: tuple[int, int], *, shared: bool, seed: 
     would be in the null as well.
     """
     rng, size = np.random.default_rng(seed), shape[0] * shape[1]
-    draws = int(np.clip(_BUDGET // (10 * size), *_PERMUTED))
+    draws = int(np.clip(_BUDGET // (3 * size), *_PERMUTED))
     once = max(1, 2**21 // pool.size)
     rounds, found = -(-draws * size // pool.size), []
     for first in range(0, rounds, once):
