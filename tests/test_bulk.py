@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.optimize import brentq
 from scipy.stats import kstest
 
-from rmtnet.bulk import fit_bulk, fit_noise, goodness
+from rmtnet.bulk import fit_bulk, fit_noise, goodness, without_largest
 from rmtnet.laws import MarchenkoPastur
 from rmtnet.nulls import iid_blocks
 
@@ -110,6 +111,60 @@ def test_the_matrix_tells_the_kurtosis_and_with_it_the_error():
     assert_allclose(fit_noise(spiked).kurtosis, 1.8, atol=0.06)
     assert fit_noise(np.stack([spiked, uniform])).outliers == 1
     assert_allclose(fit_noise(uniform.T).law.variance, fit.law.variance, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (3, 40, 60)])
+@pytest.mark.parametrize("spikes", [2, 10])
+def test_the_kurtosis_is_that_of_what_the_spikes_leave(shape, spikes):
+    stack = np.random.default_rng(spikes + 40).normal(size=shape)
+    stack[..., range(spikes), range(spikes)] += np.linspace(60, 90, spikes)
+    blocks = stack if stack.ndim == 3 else stack[None]
+    left, values, right = np.linalg.svd(blocks, full_matrices=False)
+    fit = fit_noise(stack)
+    assert fit.outliers == spikes * len(blocks)
+    values[:, :spikes] = 0
+    rest = (left * values[:, None]) @ right
+    assert_allclose(fit.kurtosis, np.mean(rest**4) / np.mean(rest**2) ** 2, rtol=1e-9)
+    assert_allclose(fit_noise(1e-90 * stack).kurtosis, fit.kurtosis, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (5, 5), (1, 4)])
+def test_a_matrix_less_any_number_of_its_largest_triplets(shape):
+    # Few are projected off; of many, what is left is projected onto.
+    matrix = np.random.default_rng(3).normal(size=shape) + 5
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    for count in range(len(values) + 1):
+        kept = np.where(np.arange(len(values)) < count, 0, values)
+        assert_allclose(without_largest(matrix, count), (left * kept) @ right, atol=1e-12)
+
+
+@pytest.mark.parametrize("strengths", [[2.0, 2.1], [2.5, 3.0, 40.0], [1e6]])
+def test_the_mean_square_less_the_spikes_share_solves_its_equation(strengths):
+    # 60 x 100, variance 1: each outlier stands where a signal of its strength would put it.
+    ratio, (m, n) = 0.6, (60, 100)
+    outliers = [(1 + t) * (ratio + t) / t for t in strengths]
+    noise = MarchenkoPastur(ratio).ppf((np.arange(m - len(outliers)) + 0.5) / (m - len(outliers)))
+    fit = fit_bulk([*noise, *outliers], ratio)
+    assert fit.outliers == len(outliers)
+    short, long = m - len(outliers), n - len(outliers)
+
+    def excess(variance):
+        above = np.array(outliers) / variance * n / (long + 1)
+        q = (short + 1) / (long + 1)
+        t = (above - 1 - q + np.sqrt((above - 1 - q) ** 2 - 4 * q)) / 2
+        return variance * (short * long - (short + 1) * np.sum(1 / t)) - n * noise.sum()
+
+    assert_allclose(fit.law.variance, brentq(excess, 0.9, 1.15, xtol=1e-14), rtol=1e-11)
+
+
+def test_known_singular_values_are_not_computed_again():
+    stack = np.random.default_rng(4).normal(size=(3, 20, 30))
+    values = np.linalg.svd(stack, compute_uv=False)
+    fit, known = fit_noise(stack), fit_noise(stack, values=values)
+    assert_allclose(known.interval, fit.interval, rtol=1e-9)
+    assert_allclose(fit_noise(stack, values=2 * values).law.variance, 4 * fit.law.variance, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"\(3, 20\) of this weight, got \(1, 60\)"):
+        fit_noise(stack, values=values.ravel())
 
 
 def test_weights_may_be_tensors():

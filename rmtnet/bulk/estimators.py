@@ -89,15 +89,31 @@ def moment(values: Floats, rest: Rest) -> float:
     """
     short, long = (side + 1 for side in rest.sides)
     total = float(values[: rest.kept].sum()) * rest.long
-    variance = total / rest.entries
+    spikes = values[rest.kept :] * (rest.long / long)
+
+    def corrected(variance: float) -> float:
+        strengths = spiked.strength(spikes / variance, short / long)
+        return total / (rest.entries - short * float(np.sum(1 / strengths)))
+
+    return _fixed_point(corrected, total / rest.entries) if rest.outliers else total / rest.entries
+
+
+def _fixed_point(step: Callable[[float], float], start: float) -> float:
+    """Where steps from a positive number lead; the first that is not positive and finite ends them."""
+    before, here = math.nan, start
     for _ in range(100):
-        if not 0 < variance < math.inf:
+        if not 0 < here < math.inf:
             break
-        strengths = spiked.strength(values[rest.kept :] / variance * (rest.long / long), short / long)
-        before, variance = variance, total / (rest.entries - short * float(np.sum(1 / strengths)))
-        if abs(variance - before) <= 1e-13 * variance:
-            break
-    return variance
+        there = step(here)
+        if abs(there - here) <= 1e-13 * abs(there):
+            return there
+        shrink = (there - here) / (here - before)
+        # Steps that shrink by one factor are summed at once (Aitken); the next two start anew.
+        if abs(shrink) < 0.5:
+            before, here = math.nan, there + (there - here) * shrink / (1 - shrink)
+        else:
+            before, here = here, there
+    return here
 
 
 ESTIMATORS: dict[Method, Callable[[Floats, Rest], float]] = {

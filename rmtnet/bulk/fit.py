@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,15 +96,11 @@ def fit_bulk(
     rest = _settled(values, rest, "quantiles", max_rounds, free=False)
     rest = _settled(values, rest, method, max_rounds, free=ratio is None)
     variance = estimate(method, values, rest)
-    of_variance, of_ratio = _relative_errors(method, rest, kurtosis, free=ratio is None)
     return BulkFit(
         law=MarchenkoPastur(rest.ratio, variance),
         outliers=rest.outliers,
         ks_distance=_ks_distance(values[: rest.kept], rest.law(variance)),
-        standard_error=variance * of_variance,
-        interval=_interval(variance, of_variance),
-        kurtosis=kurtosis,
-        ratio_error=rest.ratio * of_ratio,
+        **errors(method, variance, rest, kurtosis, free=ratio is None),
     )
 
 
@@ -162,10 +159,21 @@ def _interval(variance: float, relative_error: float) -> tuple[float, float]:
     return float(variance * low), float(variance * high)
 
 
-def _relative_errors(method: Method, rest: Rest, kurtosis: float, *, free: bool) -> tuple[float, float]:
-    """Standard errors of variance and ratio, relative to them."""
+def errors(method: Method, variance: float, rest: Rest, kurtosis: float, *, free: bool) -> dict[str, Any]:
+    """The fields of a fit that rest on the kurtosis."""
     if not 1 <= kurtosis < math.inf:
         raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {kurtosis}")
+    of_variance, of_ratio = _relative_errors(method, rest, kurtosis, free=free)
+    return {
+        "standard_error": variance * of_variance,
+        "interval": _interval(variance, of_variance),
+        "kurtosis": kurtosis,
+        "ratio_error": rest.ratio * of_ratio,
+    }
+
+
+def _relative_errors(method: Method, rest: Rest, kurtosis: float, *, free: bool) -> tuple[float, float]:
+    """Standard errors of variance and ratio, relative to them."""
     if not free and method in ("moment", "likelihood"):
         return math.sqrt((kurtosis - 1) / rest.entries), 0.0
     short = min(max(round(rest.sides[0]), 1), _SIDE)

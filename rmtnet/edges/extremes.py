@@ -1,6 +1,7 @@
 """Is the largest singular value too large for noise, or the smallest too small?"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,8 +72,21 @@ def extreme(
     values : (block, order) or (order,)
         Of each block (out, width).
     """
+    return extremes(values, out, width, ends=(end,), variance=variance, kurtosis=kurtosis)[0]
+
+
+def extremes(
+    values: ArrayLike,
+    out: int,
+    width: int,
+    *,
+    ends: Sequence[End] = ("largest", "smallest"),
+    variance: Variance = "own",
+    kurtosis: float = 3.0,
+) -> list[Extreme]:
+    """:func:`extreme` of several ends, at the cost of one."""
     spectra, split = split_spectra(values, out, width, variance)
-    return _result(split, spectra, end, split.noise(kurtosis))
+    return [_result(split, spectra, end, split.noise(kurtosis)) for end in ends]
 
 
 def _of_weight(weight: ArrayLike, end: End, variance: Variance, seed: int) -> Extreme:

@@ -136,7 +136,7 @@ def permuted_tails(pool: Floats, shape: tuple[int, int], *, shared: bool, seed: 
     would be in the null as well.
     """
     rng, size = np.random.default_rng(seed), shape[0] * shape[1]
-    draws = int(np.clip(_BUDGET // (3 * size), *_PERMUTED))
+    draws = int(np.clip(_BUDGET // (7 * size), *_PERMUTED))
     once = max(1, 2**21 // pool.size)
     rounds, found = -(-draws * size // pool.size), []
     for first in range(0, rounds, once):

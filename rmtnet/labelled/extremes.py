@@ -58,8 +58,7 @@ def _tested(stacks: np.ndarray, block: tuple[int, int], kurtosis: float, level: 
     count, blocks, order = stacks.shape
     # With variances of their own, blocks of many layers are tested at once.
     flat = stacks.reshape(-1, order)
-    tests = [edges.extreme(flat, *block, end="largest", kurtosis=kurtosis)]
-    tests += [edges.extreme(flat, *block, end="smallest", kurtosis=kurtosis)]
+    tests = edges.extremes(flat, *block, kurtosis=kurtosis)
     least = np.array([test.block_p.reshape(count, blocks).min(axis=1) for test in tests])
     largest, smallest = -np.expm1(blocks * np.log1p(-np.minimum(least, 1 - 1e-16)))
     # Where the largest is none, there is no spike.

@@ -21,7 +21,7 @@ UNIFORM, GAUSSIAN = 1.8, 3.0
 # blocks, out, in, variance, scales from 1 to, draws
 NOISE = [
     (1, 5, 8, "own", 1, 1000),
-    (1, 20, 20, "own", 1, 1000),
+    (1, 20, 20, "own", 1, 500),
     (1, 16, 64, "own", 1, 2000),
     (1, 40, 64, "own", 1, 2000),
     (1, 64, 64, "own", 1, 2000),

@@ -110,10 +110,17 @@ def minilm(python: str, repeats: int) -> list[str]:
     found = [(run(sys.executable, "ours", "--weights", weights), run(python, "theirs")) for _ in range(repeats)]
     pairs = [(ours["cpu"], theirs["cpu"]) for ours, theirs in found]
     first, other = found[0]
-    steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in first["steps"].items())
-    peers = ", ".join(f"{name} {number}" for name, number in other["versions"].items())
     what = f"{first['matrices']} matrices of all-MiniLM-L6-v2, against WeightWatcher (`mp_fit`, `randomize`)"
-    return [row(what, pairs, "0.05"), f"\nOurs there: {steps}. Theirs: {peers}, all in one."]
+    peers = ", ".join(f"{name} {number}" for name, number in other["versions"].items())
+    parts = [(name, "", seconds) for name, seconds in first["parts"].items()]
+    parts += [(name, "not counted above", seconds) for name, seconds in first["apart"].items()]
+    rows = [f"| {name} | {seconds:.3g} s | {note} |" for name, note, seconds in parts]
+    return [
+        row(what, pairs, "0.05"),
+        f"\nOurs there, in the first repeat; theirs all in one ({peers}):\n",
+        "| part | CPU | |\n|---|--:|---|",
+        *rows,
+    ]
 
 
 def processor() -> str:
