@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -45,27 +46,28 @@ class Cleared:
         return Noise(self.short, self.long, kurtosis, of, tails)
 
     def value(self, order: Counts) -> Floats:
-        """(block,) the value of that order (0 first) as the largest of the noise left, over its mean square."""
-        beyond = np.maximum(self.spikes, order + 1)
-        value = self.squares[np.arange(len(order)), order]
+        """(block, ...) value of that order (0 first), over the mean square of itself and what other spikes leave."""
+        beyond = np.maximum(self.spikes[:, None], order + 1)
+        value = np.take_along_axis(self.squares, order, axis=1)
         # Counted among the noise: a monotone function of its share of the trace, the law of which is known.
         total, entries = self._left(beyond)
         return self._over(value, total + value, entries + self.short + self.long - 2 * beyond + 1)
 
     def smallest(self) -> Floats:
         """(block,) smallest value over the mean square of the noise."""
-        return self._over(self.squares[:, -1], *self._left(self.spikes))
+        return self._over(self.squares[:, -1:], *self._left(self.spikes[:, None]))[:, 0]
 
     def _left(self, spikes: Counts) -> tuple[Floats, Floats]:
-        """Sum of squares and entries of each block that so many spikes leave."""
-        kept = np.arange(self.short) >= spikes[:, None]
-        return (self.squares * kept).sum(axis=1), ((self.short - spikes) * (self.long - spikes)).astype(float)
+        """(block, ...) sum of squares and entries of each block that so many spikes leave."""
+        sums = np.zeros((len(self.squares), self.short + 1))
+        sums[:, :-1] = np.cumsum(self.squares[:, ::-1], axis=1)[:, ::-1]
+        return np.take_along_axis(sums, spikes, axis=1), ((self.short - spikes) * (self.long - spikes)).astype(float)
 
     def _over(self, value: Floats, total: Floats, entries: Floats) -> Floats:
         if not isinstance(self.variance, str):
             return value / float(self.variance)
         if self.variance == "shared":
-            others = self._left(self.spikes)
+            others = self._left(self.spikes[:, None])
             total, entries = total + others[0].sum() - others[0], entries + others[1].sum() - others[1]
         return np.divide(value * entries, total, out=np.zeros_like(value), where=total > 0)
 
@@ -85,9 +87,15 @@ def cleared(values: Floats, out: int, width: int, variance: Variance) -> Cleared
 
 def _outliers(squares: Floats, ratio: float) -> Counts:
     """How many of each block a fit to the pooled values leaves out."""
-    try:
-        fit = fit_bulk(squares.ravel(), ratio, blocks=len(squares))
-    except (ValueError, RuntimeError):
-        return np.zeros(len(squares), dtype=np.intp)
-    least = np.sort(squares, axis=None)[squares.size - fit.outliers] if fit.outliers else math.inf
+    count = _fitted_outliers(squares.tobytes(), len(squares), ratio)
+    least = np.sort(squares, axis=None)[squares.size - count] if count else math.inf
     return (squares >= least).sum(axis=1)
+
+
+@lru_cache(maxsize=16)
+def _fitted_outliers(squares: bytes, blocks: int, ratio: float) -> int:
+    # The tests of both ends and the count of spikes ask for the same fit.
+    try:
+        return fit_bulk(np.frombuffer(squares), ratio, blocks=blocks).outliers
+    except (ValueError, RuntimeError):
+        return 0

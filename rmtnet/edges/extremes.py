@@ -153,18 +153,13 @@ def split_spectra(values: ArrayLike, out: int, width: int, variance: Variance) -
 
 
 def order_p_values(split: Cleared, order: Counts, noise: Noise) -> Floats:
-    """(block,) p-value of the singular value of that order (0 first) as the largest of what other spikes leave."""
-    values = split.value(order)
-    others, p = np.maximum(split.spikes, order + 1) - 1, np.empty(len(order))
-    for count in np.unique(others):
-        these = others == count
-        p[these] = noise.largest_p(values[these], others=int(count))
-    return p
+    """(block, ...) p-value of the singular value of that order (0 first) as the largest of what other spikes leave."""
+    return noise.largest_p(split.value(order), others=np.maximum(split.spikes[:, None], order + 1) - 1)
 
 
 def _result(split: Cleared, spectra: Floats, end: End, noise: Noise) -> Extreme:
     if end == "largest":
-        p = order_p_values(split, np.zeros_like(split.spikes), noise)
+        p = order_p_values(split, np.zeros_like(split.spikes[:, None]), noise)[:, 0]
     else:
         p = noise.smallest_p(split.smallest())
     p = np.where(split.squares[:, 0] > 0, p, 1.0)

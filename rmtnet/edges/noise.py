@@ -53,7 +53,7 @@ class Noise:
     tails: tuple[Tail, Tail] | None = None
     """Of the largest eigenvalue and of minus the log of the smallest, where the layer's own entries were permuted."""
 
-    def largest_p(self, eigenvalue: ArrayLike, *, others: int = 0) -> Floats:
+    def largest_p(self, eigenvalue: ArrayLike, *, others: ArrayLike = 0) -> Floats:
         """Probability that the largest eigenvalue is as large, ``others`` spikes having been taken out before."""
         center, scale = self._edge(others)
         x = (np.asarray(eigenvalue, dtype=float) - center) / scale
@@ -104,13 +104,13 @@ class Noise:
         sharing = self.sharing if self.sharing < 1000 else math.inf
         return extreme_tails(round(self.short), round(self.long), nulls.rounded(self.kurtosis), sharing)
 
-    def _edge(self, others: int) -> tuple[float, float]:
+    def _edge(self, others: ArrayLike) -> tuple[Floats, Floats]:
         """Where the Tracy-Widom variable is 0, and its unit."""
-        short, long = max(self.short - others, 1), max(self.long - others, 1)
-        a, b = math.sqrt(short - 0.5), math.sqrt(long - 0.5)
+        short, long = (np.maximum(side - np.asarray(others), 1) for side in (self.short, self.long))
+        a, b = np.sqrt(short - 0.5), np.sqrt(long - 0.5)
         center, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
         excess = self.kurtosis - 3
-        shift = excess * center / (a * b) * max(1 - 2 / math.sqrt(short), 0)
+        shift = excess * center / (a * b) * np.maximum(1 - 2 / np.sqrt(short), 0)
         width = 1 + (1.0 if excess > 0 else 0.35) * excess / short ** (2 / 3)
         return center + shift + scale * _MEAN * (1 - width), scale * width
 
@@ -121,7 +121,7 @@ class Noise:
         scale = (1 / a - 1 / b) ** (1 / 3) / (b - a)
         return 2 * math.log(b - a) + scale**2 / 8 - (self.kurtosis - 3) / (a * b), scale
 
-    def _fitted(self, x: Floats, position: float) -> Floats:
+    def _fitted(self, x: Floats, position: float | Floats) -> Floats:
         """Tail of the Tracy-Widom variable, its eigenvalue ``position`` units from 0 being over a fitted variance."""
         law = TracyWidom(1)
         tail = law.sf(x)

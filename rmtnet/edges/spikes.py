@@ -1,7 +1,9 @@
 """The spikes of a layer: how many, how strong, and how much of the signal's direction they show."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -130,14 +132,15 @@ def _joined(parts: list[Spikes]) -> Spikes:
 def _tested(split: Cleared, noise: Noise, level: float) -> tuple[Cleared, Floats]:
     """With what noise does not explain set apart, too; and p-values (block, order), NaN where noise does."""
     p_values = np.full(split.squares.shape, np.nan)
-    count, open_blocks = np.zeros_like(split.spikes), split.squares[:, 0] > 0
-    for order in range(split.short):
-        p = order_p_values(split, np.full(len(count), order), noise)
-        open_blocks = open_blocks & (p <= level)
-        if not open_blocks.any():
-            break
-        p_values[open_blocks, order] = p[open_blocks]
-        count[open_blocks] += 1
+    first, open_blocks = 0, split.squares[:, 0] > 0
+    while first < split.short and open_blocks.any():
+        # More and more at once: a hundred p-values take no longer than one.
+        orders = np.arange(first, min(2 * first + 1, split.short))
+        p = order_p_values(split, np.tile(orders, (len(open_blocks), 1)), noise)
+        spikes = np.logical_and.accumulate(p <= level, axis=1) & open_blocks[:, None]
+        p_values[:, orders] = np.where(spikes, p, np.nan)
+        first, open_blocks = first + len(orders), spikes[:, -1]
+    count = np.count_nonzero(~np.isnan(p_values), axis=1)
     return split.with_spikes(np.maximum(split.spikes, count)), p_values
 
 
@@ -163,25 +166,33 @@ def _signals(
     # Next to a signal of full precision noise of variance 0 is noise of the last digit.
     unit = np.sqrt(long * np.maximum(variances[blocks], 1e-30 * split.squares[blocks, orders]))
     found = spiked.strength(split.squares[blocks, orders] / unit**2, short / long)
-    interval = [_interval(math.sqrt(t), m / n, n) for t, m, n in zip(found, short, long, strict=True)]
-    theta = np.sqrt(found) * unit
-    return theta, np.reshape(interval, (-1, 2)) * unit[:, None], spiked.overlaps(found, short / long)
+    interval = _intervals(np.sqrt(found), short / long, long.astype(float))
+    return np.sqrt(found) * unit, interval * unit[:, None], spiked.overlaps(found, short / long)
 
 
-def _interval(theta: float, ratio: float, long: float) -> tuple[float, float]:
-    """The values of theta, in units of the noise, that do not contradict the one found."""
-    from scipy.optimize import brentq
+def _intervals(theta: Floats, ratio: Floats, long: Floats) -> Floats:
+    """(spike, 2) the values of theta, in units of the noise, that do not contradict the one found."""
+
+    def excess(candidate: Floats, side: int, rows: Any = slice(None)) -> Floats:
+        spread = _QUANTILE * spiked.deviation(candidate**2, ratio[rows, None]) / np.sqrt(long[rows, None])
+        return candidate + side * spread - theta[rows, None]
 
     threshold = ratio**0.25
-
-    def excess(candidate: float, side: int) -> float:
-        return candidate + side * _QUANTILE * float(spiked.deviation(candidate**2, ratio)) / math.sqrt(long) - theta
-
     nearest = threshold * (1 + 1e-12)
-    high = brentq(excess, nearest, theta + 2 * threshold + 10 * _QUANTILE, args=(-1,))
-    candidates = np.linspace(nearest, max(theta, nearest), 200)
-    below = [excess(candidate, 1) for candidate in candidates.tolist()]
+    high = _root(lambda at: excess(at, -1), nearest, theta + 2 * threshold + 10 * _QUANTILE)
+    candidates = np.linspace(nearest, np.maximum(theta, nearest), 200, axis=1)
+    below = excess(candidates, 1)
     # Towards the threshold the deviation grows without bound: where no candidate is excluded, none down to 0 is.
-    if min(below) >= 0:
-        return 0.0, high
-    return brentq(excess, candidates[int(np.argmin(below))], theta, args=(1,)), high
+    low, some = np.zeros_like(theta), below.min(axis=1, initial=np.inf) < 0
+    start = candidates[some, below[some].argmin(axis=1)]
+    low[some] = _root(lambda at: excess(at, 1, some), start, theta[some])
+    return np.stack([low, high], axis=1)
+
+
+def _root(function: Callable[[Floats], Floats], low: Floats, high: Floats) -> Floats:
+    """Where functions (row, 1), negative at low and not at high, change sign: by halving."""
+    for _ in range(48):
+        middle = (low + high) / 2
+        negative = function(middle[:, None])[:, 0] < 0
+        low, high = np.where(negative, middle, low), np.where(negative, high, middle)
+    return (low + high) / 2

@@ -144,16 +144,18 @@ def _log_law(beta: int, s: Floats) -> tuple[Floats, Floats]:
     """Log cdf left of the middle, log sf right of it, and its slope in s."""
     s = np.clip(s, _START, _STOP)
     value, slope = np.empty_like(s), np.empty_like(s)
-    *near, far = _series(beta)
-    piece = np.searchsorted([series.domain[1] for series in near], s, side="right")
-    for index, series in enumerate(near):
+    *near, (far, far_slope) = _series(beta)
+    piece = np.searchsorted([series.domain[1] for series, _ in near], s, side="right")
+    # A series takes as long for no point as for a hundred.
+    for index in np.unique(piece):
         place = np.flatnonzero(piece == index)
-        value[place], slope[place] = series(s[place]), series.deriv()(s[place])
-    place = np.flatnonzero(piece == len(near))
-    w, root = s[place] ** -1.5, np.sqrt(s[place])
-    decay = 1 if beta == 1 else 2
-    value[place] = far(w) + beta / 2 * np.log(w) - decay * 2 / 3 * root**3
-    slope[place] = -1.5 * w / s[place] * far.deriv()(w) - 0.75 * beta / s[place] - decay * root
+        if index < len(near):
+            value[place], slope[place] = (series(s[place]) for series in near[index])
+            continue
+        w, root = s[place] ** -1.5, np.sqrt(s[place])
+        decay = 1 if beta == 1 else 2
+        value[place] = far(w) + beta / 2 * np.log(w) - decay * 2 / 3 * root**3
+        slope[place] = -1.5 * w / s[place] * far_slope(w) - 0.75 * beta / s[place] - decay * root
     return value, slope
 
 
@@ -176,8 +178,11 @@ def _table(beta: int, left: bool) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=3)
-def _series(beta: int) -> tuple[Chebyshev, ...]:
-    """Series of log cdf, log cdf, log sf, and, right of `_FAR`, of log sf less its asymptotics in ``w = s^-1.5``."""
+def _series(beta: int) -> tuple[tuple[Chebyshev, Chebyshev], ...]:
+    """Series of log cdf, log cdf, log sf, and, right of `_FAR`, of log sf less its asymptotics in ``w = s^-1.5``.
+
+    Each with its derivative.
+    """
     left = _painleve(beta)
 
     def far(w: Floats) -> Floats:
@@ -186,12 +191,13 @@ def _series(beta: int) -> tuple[Chebyshev, ...]:
         floor = np.maximum(np.exp(-2 / 3 / w), 1e-100)
         return np.log(_sf(beta, floor * _eigenvalues(s, scaled=True)) / floor**decay / w ** (beta / 2))
 
-    return (
+    found = (
         Chebyshev.interpolate(left, 40, [_START, -12.0]),
         Chebyshev.interpolate(left, 40, [-12.0, _MIDDLE]),
         Chebyshev.interpolate(lambda s: np.log(_sf(beta, _eigenvalues(s, scaled=False))), 40, [_MIDDLE, _FAR]),
         Chebyshev.interpolate(far, 20, [_STOP**-1.5, _FAR**-1.5]),
     )
+    return tuple((series, series.deriv()) for series in found)
 
 
 def _eigenvalues(s: Floats, *, scaled: bool, order: int = 40) -> Floats:

@@ -19,4 +19,4 @@ def as_blocks(weight: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"weight must be (out, in) or (block, out, in), got shape {tuple(stack.shape)}")
     blocks = stack if stack.ndim == 3 else stack[None]
     part, scale = chunk(blocks, 2, slice(0, len(blocks)))
-    return np.asarray(part) / scale[:, None, None]
+    return np.asarray(part if (scale == 1).all() else part / scale[:, None, None])
