@@ -70,10 +70,16 @@ def _allowance(blocks: int) -> float:
 
 def middle_slope(values: Floats, rest: Rest) -> float:
     """Regression through the origin of the middle 60 % on the quantiles of their law."""
-    share = (np.arange(rest.kept) + 0.5) / rest.kept
-    middle = (share >= 0.2) & (share <= 0.8)
-    quantiles = rest.law(1.0).ppf(share[middle])
-    return float(quantiles @ values[: rest.kept][middle] / (quantiles @ quantiles))
+    middle, quantiles = _middle_quantiles(rest.kept, rest.law(1.0))
+    return float(quantiles @ values[middle] / (quantiles @ quantiles))
+
+
+@lru_cache(maxsize=256)
+def _middle_quantiles(count: int, law: MarchenkoPastur) -> tuple[slice, Floats]:
+    # Blocks and steps of one shape share them.
+    share = (np.arange(count) + 0.5) / count
+    first, last = np.searchsorted(share, [0.2 - 1e-12, 0.8 + 1e-12])
+    return slice(int(first), int(last)), law.ppf(share[first:last])
 
 
 def median(values: Floats, rest: Rest) -> float:
