@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rmtnet import store
     from rmtnet.analysis import analyze_runs, long_table
     from rmtnet.bulk import BulkFit, fit_bulk, fit_noise
-    from rmtnet.edges.spikes import spikes
+    from rmtnet.edges.signals import spikes
     from rmtnet.laws import MarchenkoPastur, TracyWidom, VarianceProfile
     from rmtnet.nulls import ordered_null
     from rmtnet.record import Recorder

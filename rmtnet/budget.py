@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Floats = NDArray[np.float64]
 _CHUNK_ENTRIES = 2**21
 
@@ -64,7 +66,7 @@ def variance_budget(weight: Any) -> VarianceBudget:
     Parameters
     ----------
     weight : (..., step + 1, block, out, in), real
-        An array, or what is sliced like one: a store larger than memory is read some steps at a time.
+        An array, a torch tensor, or what is sliced like one: a store larger than memory is read some steps at a time.
 
     Returns
     -------
@@ -106,8 +108,8 @@ def sgd_budget(weight: Any, gradient: Any, *, rate: ArrayLike, weight_decay: flo
     weight, gradient = _checked(weight), _array(gradient)
     if gradient.shape != (*weight.shape[:-4], weight.shape[-4] - 1, *weight.shape[-3:]):
         raise ValueError(
-            f"gradient must be one step shorter than weight, got {gradient.shape} for {weight.shape}: weight is"
-            " needed before each update and after the last"
+            f"gradient must be one step shorter than weight, got {tuple(gradient.shape)} for {tuple(weight.shape)}:"
+            " weight is needed before each update and after the last"
         )
     rows = []
     for first, window in _windows(weight):
@@ -169,7 +171,7 @@ def _budget(var_w: ArrayLike, update: ArrayLike, covariance: Floats, names: tupl
 
 def _checked(weight: Any) -> Any:
     weight = _array(weight)
-    shape = weight.shape
+    shape = tuple(weight.shape)
     if len(shape) < 4 or shape[-4] < 2 or 0 in shape:
         raise ValueError(f"weight must be (..., step, block, out, in) with two steps or more, none empty; got {shape}")
     return weight
@@ -189,12 +191,8 @@ def _windows(weight: Any) -> Iterator[tuple[int, Floats]]:
 
 def _flat(part: Any, name: str) -> Floats:
     """(..., step, entry) in float64, checked."""
-    stack = np.asarray(part)
-    if stack.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be real, got dtype {stack.dtype}")
-    stack = stack.reshape(*stack.shape[:-3], -1).astype(np.float64)
-    if not np.isfinite(stack).all():
-        raise ValueError(f"{name} holds NaN or infinity: did training diverge?")
+    stack = checks.real(part, name)
+    stack = stack.reshape(*stack.shape[:-3], -1)
     if np.abs(stack).max() > 1e150:
         raise ValueError(f"{name} holds values beyond 1e150, whose squares exceed float64: divide by the largest")
     return stack

@@ -10,6 +10,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Floats = NDArray[np.float64]
 
 _EPSILONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
@@ -80,7 +82,7 @@ def spectral_entropy(singular_values: ArrayLike) -> Floats:
 def participation_ratio(singular_values: ArrayLike) -> Floats:
     """``(sum s^2)^2 / sum s^4``: how many of n equal squares would spread as evenly; 1 to the rank.
 
-    Of the spectrum; that of a singular vector counts entries.
+    Of the spectrum; :func:`rmtnet.local.participation_share` is that of a singular vector, over its components.
     """
     scaled = _scaled(singular_values)[0]
     with np.errstate(invalid="ignore"):
@@ -115,7 +117,7 @@ def hard_rank(
     .. [1] Press et al., Numerical Recipes, 3rd ed. (2007), section 2.6.
     """
     if tolerance is None:
-        tolerance = max(shape) * _epsilon(dtype)
+        tolerance = max(shape) * epsilon(dtype)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
     scaled, largest = _scaled(singular_values)
@@ -249,16 +251,9 @@ def _ww_power_law(ascending: Floats) -> tuple[float, float, float, float]:
 
 def _scaled(values: ArrayLike, name: str = "singular_values") -> tuple[Floats, Floats]:
     """Values over the largest of their last axis (0 if that is 0), and the largest."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    array = checks.real(values, name, negative=False)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{name} must be (..., order), not empty; got shape {array.shape}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} hold NaN or infinity: did training diverge?")
-    if array.min() < 0:
-        raise ValueError(f"{name} must not be negative, got {array.min()}")
     largest = array.max(axis=-1, keepdims=True)
     return np.divide(array, largest, out=np.zeros_like(array), where=largest > 0), largest[..., 0]
 
@@ -275,7 +270,7 @@ def _log10(values: Floats) -> Floats:
         return np.asarray(np.log10(values))
 
 
-def _epsilon(dtype: object) -> float:
+def epsilon(dtype: object) -> float:
     """Distance from 1 to the next number of a dtype, by its name: numpy has no bfloat16."""
     name = dtype.__name__ if isinstance(dtype, type) else str(dtype).removeprefix("torch.")
     if name not in _EPSILONS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
 from rmtnet.spectra import aggregate, singular_values
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ def iid_blocks(
 
 def permuted(weight: ArrayLike, rng: np.random.Generator) -> Floats:
     """The entries of each matrix in random order: noise of exactly the layer's entry law, (..., out, in)."""
-    stack = np.asarray(weight, dtype=np.float64)
+    stack = checks.real(weight, "weight")
     flat = rng.permuted(stack.reshape(*stack.shape[:-2], -1), axis=-1)
     return flat.reshape(stack.shape)
 
@@ -70,7 +71,7 @@ def matched_spectra(weight: ArrayLike, *, draws: int, seed: int = 0) -> Floats:
 
     Parameters
     ----------
-    weight : (..., out, in)
+    weight : (..., out, in) array_like or torch tensor, real and finite
 
     Returns
     -------

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Floats = NDArray[np.float64]
 # Autocorrelations at which the noise is simulated; an estimate is rounded up to one of them.
 _AUTOCORRELATIONS = (-0.9, -0.6, -0.3, 0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.88, 0.91, 0.94, 0.97, 0.99, 0.999)
@@ -100,7 +102,7 @@ def drift(
     """
     from statsmodels.regression.linear_model import OLS
 
-    _check_level(level)
+    checks.level(level)
     x, y = _series(steps, values)
     if log_steps and x[0] <= 0:
         raise ValueError(f"steps must be positive with log_steps, got {x[0]}: leave it out")
@@ -204,7 +206,7 @@ def first_departure(
     measured 5.0 % for independent ones (2,000 draws of 20 layers and 50 steps), 2.3 % where neighbouring steps
     correlate by 0.9. "fdr_bh": 5.2 and 2.6 % when all is noise, and more false departures beside true ones.
     """
-    _check_level(level)
+    checks.level(level)
     values, places = np.asarray(p, dtype=np.float64), np.asarray(steps, dtype=np.float64)
     if values.ndim == 0 or places.shape != values.shape[-1:] or not np.all(np.diff(places) > 0):
         raise ValueError(f"steps must ascend, one for each of p's last axis, got {places.shape} for {values.shape}")
@@ -226,11 +228,6 @@ def _series(steps: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
     if not np.all(np.diff(x) > 0):
         raise ValueError("steps must ascend, each once")
     return x, y
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
 
 
 def _centred(x: Floats) -> tuple[Floats, float]:

@@ -185,12 +185,31 @@ def test_gradients_rates_and_moments_that_do_not_fit_are_refused():
         sgd_budget(walk(3), walk(3), rate=0.1)
     with pytest.raises(ValueError, match=r"rate must be finite and not negative, got -0\.1"):
         sgd_budget(walk(3), walk(2), rate=-0.1)
-    with pytest.raises(ValueError, match="gradient holds NaN"):
+    with pytest.raises(ValueError, match="gradient must be finite, got NaN"):
         sgd_budget(walk(3), np.nan * walk(2), rate=0.1)
     with pytest.raises(ValueError, match="as long as var_w or one shorter"):
         budget_from_moments(np.ones(5), np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match="var_dw and cov_w_dw must have one shape"):
         budget_from_moments(np.ones(5), np.ones(4), np.ones(3))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_tensors_have_the_budget_of_their_entries(dtype):
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.from_numpy(walk(3)).to(getattr(torch, dtype)))
+    gradient = torch.nn.Parameter(torch.from_numpy(walk(2)).to(getattr(torch, dtype)))
+    entries, slopes = (tensor.detach().double().numpy() for tensor in (weight, gradient))
+    pairs = [
+        (variance_budget(weight), variance_budget(entries)),
+        (sgd_budget(weight, gradient, rate=0.1), sgd_budget(entries, slopes, rate=0.1)),
+    ]
+    for found, expected in pairs:
+        assert np.array_equal(found.covariance_term, expected.covariance_term)
+        assert np.array_equal(found.change, expected.change)
+    with pytest.raises(ValueError, match=r"none empty; got \(5, 8\)"):
+        variance_budget(torch.ones(5, 8))
+    with pytest.raises(TypeError, match="gradient must be real, got dtype complex"):
+        sgd_budget(weight, gradient.float() * 1j, rate=0.1)
 
 
 def test_a_budget_is_frozen():

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from rmtnet.edges import extreme, largest, largest_in_profile, smallest, spikes, spikes_of
 from rmtnet.edges.noise import Noise
 from rmtnet.edges.simulated import Tail, extreme_tails, permuted_tails
+from rmtnet.edges.testing import noise_like, split_spectra
 from rmtnet.laws import TracyWidom
 from rmtnet.nulls import iid_blocks
 
@@ -228,7 +229,8 @@ def test_large_profiles_are_tested_at_the_edge_of_their_law():
     [
         (np.ones((2, 4)), {}, "must add up to the weight's"),
         (np.ones((2, 2)), {"heights": [1, 2]}, "must add up to the weight's"),
-        (-np.ones((2, 2)), {}, "finite and not negative"),
+        (-np.ones((2, 2)), {}, "finite, not negative"),
+        (np.zeros((2, 2)), {}, "not all 0"),
         (np.array([[1, 0], [1, 1]]), {}, "not 0 where the variance is"),
     ],
 )
@@ -290,9 +292,9 @@ def test_what_is_no_matrix_is_refused(test):
 def test_bad_spectra_and_levels_are_refused():
     with pytest.raises(ValueError, match=r"values must be \(block, 4\) for blocks 4 x 5"):
         extreme([1.0, 2.0], 4, 5, end="largest")
-    with pytest.raises(ValueError, match="finite and not negative"):
+    with pytest.raises(ValueError, match="must not be negative, got -2"):
         extreme([1.0, -2.0], 2, 5, end="largest")
-    with pytest.raises(ValueError, match="level must lie between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match="level must lie in"):
         spikes_of([1.0, 2.0], 2, 5, level=2)
 
 
@@ -340,3 +342,59 @@ def test_permuted_entries_have_random_signs():
     spike = 200 * np.mean(pool) ** 2 / np.mean(pool**2)
     # All of one sign, the entries would hold that spike in every draw.
     assert tails[0].p(spike) < 1e-3
+
+
+def test_dead_blocks_are_no_part_of_the_shared_variance():
+    weight = np.random.default_rng(20).normal(size=(20, 25, 40))
+    alive = largest(weight[::2], variance="shared")
+    weight[1::2] = 0
+    found = largest(weight, variance="shared")
+    assert_allclose(found.block_p[::2], alive.block_p, rtol=1e-6)
+    assert spikes(weight, variance="shared").count == spikes(weight[::2], variance="shared").count
+    assert_allclose(spikes(weight, variance="shared").variance[::2], 1, rtol=0.05)
+
+
+def test_a_strong_spike_in_a_profile_is_not_its_own_null():
+    grid = np.array([[4.0, 1], [1, 1]])
+    weight = np.sqrt(np.kron(grid, np.ones((30, 45)))) * np.random.default_rng(21).normal(size=(60, 90))
+    weight[50, 80] += 60
+    assert largest_in_profile(weight, grid, draws=150).p_value < 1e-6
+
+
+def test_heavy_tailed_noise_in_a_large_profile_is_noise():
+    rng = np.random.default_rng(22)
+    weight = rng.standard_t(3, size=(520, 520))
+    result = largest_in_profile(weight, np.ones((2, 2)), draws=30)
+    assert "permuted" in result.null
+    assert result.p_value > 1e-3
+
+
+def test_the_edge_of_a_large_profile_has_the_scale_of_its_largest_values():
+    grid = np.array([[4.0, 1, 0], [1, 1, 1]])
+    spread = np.sqrt(np.kron(grid, np.ones((260, 180))))
+    rng = np.random.default_rng(23)
+    p = np.array([largest_in_profile(spread * rng.normal(size=spread.shape), grid).p_value for _ in range(20)])
+    variable = TracyWidom(1).ppf(1 - p)
+    assert abs(variable.mean() - TracyWidom(1).mean()) < 4 * 1.27 / math.sqrt(20)
+    assert 0.6 < variable.std() / 1.27 < 1.5
+
+
+def test_kurtosis_over_each_block_s_own_mean_square_is_not_biased():
+    rng = np.random.default_rng(24)
+    for kurtosis in (1.8, 3.0):
+        stacks = iid_blocks((60, 100, 5, 8), 1.0, rng, kurtosis=kurtosis)
+        found = []
+        for stack in stacks:
+            scaled = stack * np.linspace(1, 4, 100)[:, None, None]
+            split = split_spectra(np.linalg.svd(scaled, compute_uv=False), 5, 8, "own")[1]
+            found.append(noise_like(scaled, split).kurtosis)
+        assert np.mean(found) == pytest.approx(kurtosis, abs=0.02 + 4 * np.std(found) / math.sqrt(60))
+
+
+def test_any_real_number_may_be_the_known_variance():
+    weight = np.random.default_rng(25).normal(size=(64, 70)).astype(np.float32)
+    assert largest(weight, variance=weight.var()).p_value > 1e-3
+    with pytest.raises(ValueError, match="variance must be"):
+        largest(weight, variance=True)
+    with pytest.raises(TypeError, match="real"):
+        extreme(np.ones(4) * 1j, 4, 5, end="largest")

@@ -220,3 +220,81 @@ def test_drift_and_deterioration_loop_over_the_other_dims_and_leave_out_nan():
     assert line["slope"][1] == exact.drift.slope
     assert ((line["low"] < -1e-4) & (line["high"] > -1e-4))[:2].all()
     assert line["slope"][2].isnull()
+
+
+def two_spikes(steps, rng):
+    """Gaussian noise with a strong spike on one entry and a weak one on all, once in either of two blocks."""
+    weight = rng.normal(size=(steps, 2, 100, 100))
+    weight[:, 0, 3, 7] += 60
+    weight[:, 1] += 16 * np.outer(np.ones(100), (-1.0) ** np.arange(100)) / 100
+    weight[:, 0] += 16 * np.outer((-1.0) ** np.arange(100), np.ones(100)) / 100
+    return stacks(weight)
+
+
+def test_a_spike_on_one_entry_does_not_hide_another():
+    weight = two_spikes(5, np.random.default_rng(7))
+    found = labelled.spectrum(weight)
+    assert (found["kurtosis"] > 100).all()
+    # Of 20,000 Gaussian entries, 96 / n is the variance of E w^4 / (E w^2)^2 times 4.
+    assert_allclose(found["noise_kurtosis"], 3, atol=5 * (24 / 20_000) ** 0.5)
+    assert_allclose(found["spikes"], 3)
+    assert_allclose(found["spikes"], [edges.spikes(part).count for part in weight.values])
+    fits = [bulk.fit_noise(block).kurtosis for block in weight[0].values]
+    assert found["noise_kurtosis"][0] == pytest.approx(np.mean(fits), rel=1e-9)
+
+
+def test_the_kurtosis_of_the_noise_is_that_of_the_entries_where_nothing_stands_out(weight):
+    values = labelled.singular_values(weight)
+    assert all(bulk.fit_noise(block).outliers == 0 for step in weight.values for block in step)
+    assert_allclose(labelled.noise_kurtosis(weight, values), labelled.kurtosis(weight), rtol=1e-12)
+    assert_allclose(labelled.noise_kurtosis(1e160 * weight, 1e160 * values), labelled.kurtosis(weight), rtol=1e-12)
+    assert labelled.noise_kurtosis(0 * weight, 0 * values).isnull().all()
+
+
+def test_heavy_tailed_entries_are_no_spikes():
+    weight = stacks(np.random.default_rng(8).standard_t(5, size=(600, 4, 10, 16)))
+    values = labelled.singular_values(weight)
+    kurtosis = labelled.noise_kurtosis(weight, values)
+    found = labelled.extremes(values, out=10, width=16, kurtosis=kurtosis)
+    # Less what stands out of their blocks, 11 % would have p <= 1 %.
+    assert (found["largest_p"] <= 0.01).mean() < 0.03
+
+
+def test_wrong_arguments_are_one_clear_error(weight):
+    values = labelled.singular_values(weight)
+    pooled = labelled.aggregate(values)["singular_values"]
+    for message, call in {
+        "draws must be at least 19, got 10": lambda: labelled.tail_assessments(weight, values, draws=10),
+        "resamples must be at least 20, got 5": lambda: labelled.tail_assessments(weight, values, resamples=5),
+        r"trim .* in \[0, 0.5\), got 0.6": lambda: labelled.level_statistics(values, trim=0.6),
+        "7 blocks 10 x 16 have 70 values, got 40": lambda: labelled.bulk_fits(pooled, blocks=7, **SHAPE),
+        "kurtosis must be finite": lambda: labelled.bulk_fits(pooled, blocks=4, **SHAPE, kurtosis=0.5),
+        "dtype must be one of .*, got float8": lambda: labelled.shape_measures(values, **SHAPE, dtype="float8"),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_what_is_absent_has_no_values(weight):
+    values = labelled.singular_values(weight)
+    there = values.where(values["step"] != 5)
+    for found in (labelled.level_statistics(there), labelled.shape_measures(there, **SHAPE)):
+        assert all(found[name].isnull().values.tolist() == [False, True, False] for name in found)
+    even = xr.DataArray(np.arange(1.0, 4.0)[None, None], dims=("step", "block", "order"))
+    assert labelled.level_statistics(even)["brody"].isnull().all()
+    assert labelled.level_statistics(even)["gap_ratio"].item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [("float32", 1.0), ("float16", 1.0), ("float32", 1e-30)])
+def test_rounding_is_no_tail(dtype, unit):
+    rng = np.random.default_rng(9)
+    low = (rng.normal(size=(60, 5)) @ rng.normal(size=(5, 90))).astype(dtype)
+    noise = rng.normal(size=(60, 90)).astype(dtype)
+    weight = unit * stacks(np.stack([low, noise])[:, None]).astype(float)
+    values = labelled.singular_values(weight)
+    alpha = labelled.shape_measures(values, out=60, width=90, dtype=dtype)["alpha"]
+    assert np.isnan(alpha[0])
+    assert alpha[1] == pytest.approx(tails.fit_power_law((values[1, 0].values / unit) ** 2).alpha, rel=1e-6)
+    assert labelled.tail_assessments(weight[:1], values[:1], dtype=dtype).to_array().isnull().all()
+    # In double precision the rounding of the stored weights is there to be fitted.
+    assert labelled.shape_measures(values, out=60, width=90, dtype="float64")["alpha"][0] > 1

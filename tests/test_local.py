@@ -422,7 +422,7 @@ def test_signs_and_lengths_of_vectors_do_not_matter():
     measures = (
         local.porter_thomas,
         local.inverse_participation_ratio,
-        local.participation_ratio,
+        local.participation_share,
         local.vector_entropy,
     )
     for measure in measures:
@@ -434,8 +434,8 @@ def test_signs_and_lengths_of_vectors_do_not_matter():
 
 def test_participation_counts_components():
     even, alone = np.ones(16), np.eye(16)[3]
-    assert_allclose([local.inverse_participation_ratio(even), local.participation_ratio(even)], [1 / 16, 1])
-    assert_allclose([local.inverse_participation_ratio(alone), local.participation_ratio(alone)], [1, 1 / 16])
+    assert_allclose([local.inverse_participation_ratio(even), local.participation_share(even)], [1 / 16, 1])
+    assert_allclose([local.inverse_participation_ratio(alone), local.participation_share(alone)], [1, 1 / 16])
     assert_allclose([local.vector_entropy(even), local.vector_entropy(alone)], [np.log(16), 0], atol=1e-14)
 
 
@@ -528,6 +528,8 @@ def test_tensors_are_taken():
     found = local.vector_statistics(weight)
     assert_array_equal(found.left.entropy, local.vector_statistics(weight.detach().numpy()).left.entropy)
     assert local.vector_statistics(weight.bfloat16()).left.defined.all()
+    levels = torch.nn.Parameter(torch.arange(12.0).reshape(2, 6).square().bfloat16())
+    assert_array_equal(local.unfold_local(levels), local.unfold_local(levels.detach().double().numpy()))
     with pytest.raises(TypeError, match="must be real, got dtype complex"):
         local.vector_statistics(weight.detach() * 1j)
 

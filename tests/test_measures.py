@@ -163,7 +163,7 @@ def test_weightwatcher_without_a_value():
         ([1.0, np.nan], ValueError, "NaN or infinity"),
         ([1.0, np.inf], ValueError, "NaN or infinity"),
         ([1.0, -2.0], ValueError, "must not be negative, got -2.0"),
-        ([1j], TypeError, "must be real numbers, got dtype complex128"),
+        ([1j], TypeError, "must be real, got dtype complex128"),
     ],
 )
 def test_what_is_no_spectrum_is_refused(values, error, message):

@@ -102,3 +102,22 @@ def test_matched_spectra_keep_the_entries_of_each_block():
     assert spectra.shape == (5, 2, 6)
     assert_allclose((spectra**2).sum(axis=-1), np.broadcast_to((weight**2).sum(axis=(1, 2)), (5, 2)))
     assert np.array_equal(spectra, matched_spectra(weight, draws=5, seed=2))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tensors_are_permuted_as_their_entries(dtype):
+    torch = pytest.importorskip("torch")
+    drawn = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
+    weight = torch.nn.Parameter(drawn.to(getattr(torch, dtype)))
+    entries = weight.detach().double().numpy()
+    assert np.array_equal(permuted(weight, np.random.default_rng(1)), permuted(entries, np.random.default_rng(1)))
+    assert np.array_equal(matched_spectra(weight, draws=3), matched_spectra(entries, draws=3))
+
+
+@pytest.mark.parametrize(
+    "weight, error", [(np.ones((2, 3)) * 1j, TypeError), (np.array([[1.0, np.nan], [0, 1]]), ValueError)]
+)
+def test_weights_that_are_no_numbers_are_not_permuted(weight, error):
+    for function in (lambda w: permuted(w, np.random.default_rng(0)), lambda w: matched_spectra(w, draws=1)):
+        with pytest.raises(error, match=r"^weight must be"):
+            function(weight)

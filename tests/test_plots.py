@@ -26,6 +26,7 @@ from rmtnet.laws import (
     VarianceProfile,
     WignerSurmise,
 )
+from rmtnet.results import write
 
 DOCS = Path(__file__).parents[1] / "docs"
 OUTPUTS, INPUTS = 20, 32
@@ -381,7 +382,7 @@ def test_the_band_of_a_spectrum_holds_90_percent_of_the_bars_of_noise(ax):
 
 @pytest.mark.parametrize("shape", [(50,), (19, 50), (2, 20, 50)])
 def test_a_band_needs_enough_draws(ax, shape):
-    with pytest.raises(ValueError, match=r"band must be \(draw, K\) eigenvalues, 20 draws or more"):
+    with pytest.raises(ValueError, match=r"band must be \(draw, K\), 20 draws or more"):
         plots.plot_spectrum([1.0], MarchenkoPastur(0.5), ax=ax, band=np.ones(shape))
 
 
@@ -773,6 +774,14 @@ def test_one_step_has_one_whole_tick(results, ax):
 
 def pictures() -> dict:
     return runpy.run_path(str(DOCS / "plots.py"))["PICTURES"]
+
+
+def test_the_example_of_the_page_runs_as_it_stands(results, tmp_path, monkeypatch):
+    write(results, tmp_path / "results.nc")
+    example = re.findall(r"```python\n(.*?)```", (DOCS / "plots.md").read_text(), flags=re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert (tmp_path / "ratio.png").stat().st_size > 1000
 
 
 def test_the_page_shows_every_plot_and_every_picture():

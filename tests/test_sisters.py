@@ -297,3 +297,15 @@ def test_the_draws_are_others_than_those_of_r():
     spread = np.mean([null.high[-1] - null.low[-1] for null in nulls]) / 3.29
     # Both means are of 64 draws.
     assert np.std([null.mean[-1] for null in nulls]) > 0.7 * spread / 8
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tensors_have_the_intervals_of_their_entries(dtype):
+    torch = pytest.importorskip("torch")
+    drawn = torch.randn(2, 3, 4, 5, 8, generator=torch.Generator().manual_seed(0))
+    start, end = (torch.nn.Parameter(part.to(getattr(torch, dtype))) for part in drawn)
+    entries = [part.detach().double().numpy() for part in (start, end)]
+    assert_array_equal(entry_moments(start).kurtosis, entry_moments(entries[0]).kurtosis)
+    assert_array_equal(variance_change_interval(start, end).high, variance_change_interval(*entries).high)
+    with pytest.raises(TypeError, match=r"weight must be real, got dtype torch\.complex64"):
+        entry_moments(drawn[0] * 1j)

@@ -107,8 +107,17 @@ def test_values_without_a_tail_are_refused(values, keywords, message):
 
 
 def test_complex_values_are_refused():
-    with pytest.raises(TypeError, match="values must be real numbers, got dtype complex128"):
+    with pytest.raises(TypeError, match="values must be real, got dtype complex128"):
         fit_power_law(np.ones(20) * 1j)
+
+
+def test_tensors_are_taken():
+    torch = pytest.importorskip("torch")
+    values = torch.nn.Parameter(torch.from_numpy(pareto(3, 60, np.random.default_rng(18))).bfloat16())
+    same = values.detach().double().numpy()
+    assert fit_power_law(values) == fit_power_law(same)
+    found, expected = (bootstrap_power_law(v, rng=np.random.default_rng(1), resamples=20) for v in (values, same))
+    assert found == expected
 
 
 def test_a_tail_may_be_all_there_is():
@@ -214,7 +223,9 @@ def test_the_truncated_power_law_is_normalised():
     ]:
         with mpmath.workdps(40):
             expected = float(mpmath.log(mpmath.expint(alpha, rate)) + rate)
-        assert_allclose(_truncated_moments(alpha, rate)[0], expected, rtol=1e-11, atol=1e-12)
+        for unit in (1.0, 1e-3, 1e6):
+            log_norm = _truncated_moments(alpha, rate * unit, unit)[0]
+            assert_allclose(log_norm, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_a_tail_wider_than_a_power_law_is_the_power_law_of_either_alternative():
@@ -223,6 +234,19 @@ def test_a_tail_wider_than_a_power_law_is_the_power_law_of_either_alternative():
     for name in ("lognormal", "truncated_power_law"):
         assert (ratios[name].log_ratio, ratios[name].normalized, ratios[name].p) == (0, 0, 1)
     assert ratios["exponential"].log_ratio > 0
+
+
+@pytest.mark.parametrize("largest", [1e30, 1e160, 1e290])
+def test_spectra_near_rank_1_have_likelihoods_without_overflow(largest):
+    """Noise and one far larger value: no cut-off. Levels even in their logarithm up to a last one: a cut-off."""
+    for count in (12, 60):
+        spike = np.append(np.random.default_rng(count).uniform(1, 2, count), largest)
+        ratio = likelihood_ratios(spike, fit_power_law(spike, xmin=0.99))["truncated_power_law"]
+        assert -1e-3 < ratio.log_ratio <= 0
+        assert ratio.p > 0.9
+    even = np.geomspace(1, largest, 40)
+    ratio = likelihood_ratios(even, fit_power_law(even, xmin=0.99))["truncated_power_law"]
+    assert -13 < ratio.log_ratio < -11
 
 
 def test_likelihoods_of_absurd_tails_are_refused():

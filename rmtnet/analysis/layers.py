@@ -10,13 +10,17 @@ from rmtnet.analysis.steps import choose_steps
 from rmtnet.store import Run, load
 
 _SLICE_BYTES = 64 * 2**20
+# Those whose rounding is known.
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 # A reference's moments by path, layer and steps: many runs are compared with the same ones.
 Moments = dict[tuple[str, str, tuple[int, ...]], xr.Dataset]
 # From the weights of some steps (after the one before them, if any) and their singular values.
 GROUPS: dict[str, Callable[[xr.DataArray, xr.DataArray], xr.Dataset]] = {
     "local": lambda weight, values: labelled.level_statistics(values),
     "budget": lambda weight, values: labelled.variance_budget(weight),
-    "tails": lambda weight, values: labelled.tail_assessments(weight.sel(step=values["step"]), values),
+    "tails": lambda weight, values: labelled.tail_assessments(
+        weight.sel(step=values["step"]), values, dtype=_stored_dtype(weight)
+    ),
 }
 """Statistics that cost more or are wanted less, by the name to ask for them."""
 
@@ -34,12 +38,12 @@ def analyze_layer(
     )
     form = {"form": weight.attrs["form"], **dict(zip(("blocks", "m", "n"), weight.shape[1:], strict=True))}
     compared = _compared(found, weight, run, reference, moments)
-    return compared.drop_vars(["fourth_moment", "entries"]).assign(form).assign_coords(layer=name)
+    return compared.drop_vars(["fourth_moment", "entries", "noise_kurtosis"]).assign(form).assign_coords(layer=name)
 
 
 def _by_slices(weight: xr.DataArray, run: Run, also: Collection[str]) -> Iterable[xr.Dataset]:
     before = weight[:0]
-    dtype = weight.attrs.get("dtype_original", str(weight.dtype))
+    dtype = _stored_dtype(weight)
     for part in _slices(weight, run):
         values = labelled.singular_values(part)
         found = labelled.spectrum(part, values, dtype=dtype)
@@ -47,6 +51,12 @@ def _by_slices(weight: xr.DataArray, run: Run, also: Collection[str]) -> Iterabl
         groups = [GROUPS[group](joined, values).sel(step=part["step"]) for group in also]
         before = part[-1:]
         yield xr.merge([found, *groups])
+
+
+def _stored_dtype(weight: xr.DataArray) -> str | None:
+    """That of the weights before they were recorded, if it is one whose rounding is known."""
+    dtype = str(weight.attrs.get("dtype_original", weight.dtype))
+    return dtype if dtype in _DTYPES else None
 
 
 def _slices(weight: xr.DataArray, run: Run) -> Iterable[xr.DataArray]:
@@ -80,7 +90,7 @@ def _compared(found: xr.Dataset, weight: xr.DataArray, run: Run, reference: Run 
         against["mean_deviation"],
         shape,
         reference=None if other is found else null_like,
-        kurtosis=found["kurtosis"],
+        kurtosis=found["noise_kurtosis"],
     )
     return xr.merge([found, ratios, against, null])
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rmtnet.laws import MarchenkoPastur, spiked
 from rmtnet.laws.marchenko_pastur import Floats
-from rmtnet.laws.tracy_widom import TracyWidom
+from rmtnet.laws.tracy_widom import TracyWidom, wishart_edge
 
 Method = Literal["moment", "median", "quantiles", "likelihood"]
 
@@ -56,11 +56,10 @@ class Rest:
 
     def edge(self, variance: float) -> float:
         """What the largest eigenvalue of noise, of all blocks, hardly exceeds in 1 of 100 spectra."""
-        short, long = (math.sqrt(max(side, 1) - 0.5) for side in self.sides)
-        largest, scale = (short + long) ** 2, (short + long) * (1 / short + 1 / long) ** (1 / 3)
+        largest, scale = wishart_edge(*(max(side, 1) for side in self.sides))
         # The variance is a fitted one; 2.33 is the normal law's 99 % point.
         fitted = 2.33 * largest * math.sqrt(2 / self.entries)
-        return variance * (largest + math.hypot(_allowance(self.blocks) * scale, fitted)) / self.long
+        return float(variance * (largest + math.hypot(_allowance(self.blocks) * scale, fitted)) / self.long)
 
 
 @lru_cache

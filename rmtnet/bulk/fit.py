@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from rmtnet import nulls
 from rmtnet.bulk.estimators import ESTIMATORS, Method, Rest, estimate, start_ratio, with_likely_ratio
+from rmtnet.checks import real
 from rmtnet.laws import MarchenkoPastur
 from rmtnet.laws.marchenko_pastur import Floats
 from rmtnet.spectra import singular_values
@@ -108,13 +109,9 @@ def _checked(eigenvalues: ArrayLike, ratio: float | None, blocks: int, method: M
     """Eigenvalues ascending."""
     if method not in ESTIMATORS:
         raise ValueError(f"method must be one of {', '.join(ESTIMATORS)}, got {method!r}")
-    values = np.asarray(eigenvalues, dtype=float)
+    values = real(eigenvalues, "eigenvalues", negative=False)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"eigenvalues must be 1-D and not empty, got shape {values.shape}")
-    if not np.all(np.isfinite(values)):
-        raise ValueError("eigenvalues hold NaN or infinity: did training diverge?")
-    if np.min(values) < 0:
-        raise ValueError(f"eigenvalues must not be negative, got {np.min(values)}: square the singular values")
     if blocks < 1 or len(values) % blocks:
         raise ValueError(f"blocks must divide the number of eigenvalues: {blocks} does not divide {len(values)}")
     if ratio is not None and not 0 < ratio <= 1:

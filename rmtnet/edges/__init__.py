@@ -1,8 +1,8 @@
 """Extreme singular values against noise, and the spikes among them."""
 
-from rmtnet.edges.extremes import Extreme, extreme, extremes, largest, smallest
 from rmtnet.edges.profile import largest_in_profile
-from rmtnet.edges.spikes import Spikes, spikes, spikes_of
+from rmtnet.edges.signals import Spikes, spikes, spikes_of
+from rmtnet.edges.testing import Extreme, extreme, extremes, largest, pooled, smallest
 
 __all__ = [
     "Extreme",
@@ -11,6 +11,7 @@ __all__ = [
     "extremes",
     "largest",
     "largest_in_profile",
+    "pooled",
     "smallest",
     "spikes",
     "spikes_of",

@@ -33,6 +33,11 @@ class Cleared:
     spikes: Counts
     """(block,)"""
 
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """(block,) that are not all 0: dead ones have no noise."""
+        return self.squares[:, 0] > 0
+
     def with_spikes(self, spikes: Counts) -> "Cleared":
         return replace(self, spikes=spikes)
 
@@ -41,7 +46,7 @@ class Cleared:
         return self if not noise.heavy else self.with_spikes(np.zeros_like(self.spikes))
 
     def noise(self, kurtosis: float, tails: tuple[Tail, Tail] | None = None) -> Noise:
-        sharing = {"own": 1.0, "shared": float(len(self.squares))}
+        sharing = {"own": 1.0, "shared": float(np.count_nonzero(self.alive))}
         of = sharing[self.variance] if isinstance(self.variance, str) else math.inf
         return Noise(self.short, self.long, kurtosis, of, tails)
 
@@ -61,7 +66,8 @@ class Cleared:
         """(block, ...) sum of squares and entries of each block that so many spikes leave."""
         sums = np.zeros((len(self.squares), self.short + 1))
         sums[:, :-1] = np.cumsum(self.squares[:, ::-1], axis=1)[:, ::-1]
-        return np.take_along_axis(sums, spikes, axis=1), ((self.short - spikes) * (self.long - spikes)).astype(float)
+        entries = (self.short - spikes) * (self.long - spikes) * self.alive[:, None]
+        return np.take_along_axis(sums, spikes, axis=1), entries.astype(float)
 
     def _over(self, value: Floats, total: Floats, entries: Floats) -> Floats:
         if not isinstance(self.variance, str):
@@ -81,8 +87,10 @@ def cleared(values: Floats, out: int, width: int, variance: Variance) -> Cleared
     bare = Cleared(squares, short, long, variance, np.zeros(len(squares), dtype=np.intp))
     if short < _SOUGHT and (variance != "shared" or squares.size < 4 * _SOUGHT):
         return bare
-    groups = squares[None] if variance == "shared" else squares[:, None]
-    return bare.with_spikes(np.concatenate([_outliers(group, short / long) for group in groups]))
+    alive = np.flatnonzero(bare.alive)
+    for group in [alive] if variance == "shared" else alive[:, None]:
+        bare.spikes[group] = _outliers(squares[group], short / long)
+    return bare
 
 
 def _outliers(squares: Floats, ratio: float) -> Counts:

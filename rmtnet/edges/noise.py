@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from rmtnet import nulls
 from rmtnet.edges.simulated import Tail, extreme_tails
 from rmtnet.laws import TracyWidom
+from rmtnet.laws.tracy_widom import wishart_edge
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +19,11 @@ _ASYMPTOTIC = 64
 # kurtosis 6 to 60).
 _HEAVY = 0.02
 _MEAN, _STEP = -1.2065335745820, 1e-3
+
+
+def heavy_excess(entries: float) -> float:
+    """Excess kurtosis from which on entries are heavy-tailed."""
+    return max(1.0, _HEAVY * math.sqrt(entries))
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Noise:
     @property
     def heavy(self) -> bool:
         """Whether a heavy tail moves and widens the law of the largest value by more than the kurtosis tells."""
-        return self.kurtosis - 3 > max(1.0, _HEAVY * math.sqrt(self.short * self.long))
+        return self.kurtosis - 3 > heavy_excess(self.short * self.long)
 
     @property
     def simulated(self) -> bool:
@@ -107,10 +113,9 @@ class Noise:
     def _edge(self, others: ArrayLike) -> tuple[Floats, Floats]:
         """Where the Tracy-Widom variable is 0, and its unit."""
         short, long = (np.maximum(side - np.asarray(others), 1) for side in (self.short, self.long))
-        a, b = np.sqrt(short - 0.5), np.sqrt(long - 0.5)
-        center, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
+        center, scale = wishart_edge(short, long)
         excess = self.kurtosis - 3
-        shift = excess * center / (a * b) * np.maximum(1 - 2 / np.sqrt(short), 0)
+        shift = excess * center / np.sqrt(short * long) * np.maximum(1 - 2 / np.sqrt(short), 0)
         width = 1 + (1.0 if excess > 0 else 0.35) * excess / short ** (2 / 3)
         return center + shift + scale * _MEAN * (1 - width), scale * width
 

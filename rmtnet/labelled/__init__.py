@@ -6,6 +6,7 @@ does not exist (the bulk of a layer of zeros, the gap ratio of blocks of two lev
 
 from rmtnet.labelled.extremes import extremes
 from rmtnet.labelled.levels import level_statistics
+from rmtnet.labelled.noise import noise_kurtosis
 from rmtnet.labelled.shape import shape_measures
 from rmtnet.labelled.sisters import (
     Shape,
@@ -39,6 +40,7 @@ __all__ = [
     "kurtosis",
     "level_statistics",
     "mean_deviation_null",
+    "noise_kurtosis",
     "shape_measures",
     "singular_values",
     "spectrum",

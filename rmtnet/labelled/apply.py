@@ -10,25 +10,19 @@ LEVELS = ["block", "order"]
 WEIGHT = ["block", "out", "in"]
 
 
-def eigenvalues(levels: np.ndarray, long: int) -> np.ndarray:
-    """(block, order) singular values -> (k,) of all blocks; 0 what is rounding, and no tail."""
-    known = levels > long * np.finfo(float).eps * levels.max()
-    return (np.where(known, levels, 0.0) ** 2 / long).ravel()
-
-
 def at_each_step(
     measure: Callable[..., tuple[float, ...] | float],
     *arrays: xr.DataArray | float,
     core: Sequence[Sequence[str]],
     names: Sequence[str],
+    exists: Callable[..., bool] = lambda *parts: True,
 ) -> xr.Dataset:
-    """``names`` over all dims but the core ones; NaN where ``measure`` says by an error that there is no value."""
+    """``names`` over all dims but the core ones; NaN where an array holds NaN (no such layer) or none ``exists``."""
 
     def measured(*parts: np.ndarray) -> tuple[float, ...] | float:
-        try:
+        if not any(np.isnan(part).any() for part in parts) and exists(*parts):
             return measure(*parts)
-        except (ValueError, RuntimeError):
-            return (np.nan,) * len(names) if len(names) > 1 else np.nan
+        return (np.nan,) * len(names) if len(names) > 1 else np.nan
 
     found = xr.apply_ufunc(
         measured,

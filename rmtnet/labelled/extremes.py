@@ -19,7 +19,7 @@ def extremes(
     Parameters
     ----------
     values : (..., block, order) singular values
-    kurtosis : (...) of the noise's entries, rounded as :func:`rounded_kurtosis` does
+    kurtosis : (...) of the noise's entries, from :func:`noise_kurtosis`; rounded as :func:`rounded_kurtosis` does
     level : of the spikes, for all blocks together
 
     Returns
@@ -60,7 +60,7 @@ def _tested(stacks: np.ndarray, block: tuple[int, int], kurtosis: float, level: 
     flat = stacks.reshape(-1, order)
     tests = edges.extremes(flat, *block, kurtosis=kurtosis)
     least = np.array([test.block_p.reshape(count, blocks).min(axis=1) for test in tests])
-    largest, smallest = -np.expm1(blocks * np.log1p(-np.minimum(least, 1 - 1e-16)))
+    largest, smallest = edges.pooled(least, blocks)
     # Where the largest is none, there is no spike.
     spikes = np.zeros(count)
     for layer in np.flatnonzero(largest <= level):

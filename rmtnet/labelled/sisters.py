@@ -57,7 +57,7 @@ def mean_deviation_null(
     deviation : (...) of the layer, from :func:`against_null`
     shape : (block, out, in) of the layer
     reference : (block, out, in) of a reference other than the layer itself
-    kurtosis : (...) of the layer's entries, rounded as for :func:`rmtnet.labelled.extremes`
+    kurtosis : (...) of the layer's noise, rounded as for :func:`rmtnet.labelled.extremes`
     draws : of noise; by default 100, fewer (at least 16) of large matrices
 
     Returns

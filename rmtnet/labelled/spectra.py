@@ -7,6 +7,7 @@ from rmtnet import measures, sisters, spectra
 from rmtnet.bulk import fit_bulk
 from rmtnet.labelled.apply import ORDER, WEIGHT, at_each_step
 from rmtnet.labelled.extremes import extremes
+from rmtnet.labelled.noise import block_kurtosis, noise_kurtosis
 from rmtnet.labelled.shape import shape_measures
 from rmtnet.sisters.intervals import log_variance_error
 
@@ -39,10 +40,7 @@ def variance(weight: xr.DataArray) -> xr.DataArray:
 
 def kurtosis(weight: xr.DataArray) -> xr.DataArray:
     """(..., block, out, in) -> (...): of each block by itself, averaged over those that are not 0."""
-    of_blocks = xr.apply_ufunc(
-        spectra.kurtosis, weight.expand_dims("one", axis=-3), input_core_dims=[["one", "out", "in"]], keep_attrs=False
-    )
-    return of_blocks.mean("block", skipna=True)
+    return block_kurtosis(weight).mean("block", skipna=True)
 
 
 def entry_moments(weight: xr.DataArray) -> xr.Dataset:
@@ -72,19 +70,31 @@ def bulk_fits(
     Parameters
     ----------
     values : (..., order) singular values
-    kurtosis : (...) of the entries, on which the error of the variance rests
+    kurtosis : (...) of the noise's entries, on which the error of the variance rests
 
     Returns
     -------
     ``bulk_variance``, ``bulk_variance_error`` (1 standard error), ``bulk_ks`` (distance of the bulk to the law),
     ``mp_softrank`` (upper edge over the largest eigenvalue), each (...); NaN where there is no bulk (a layer of zeros,
     of low rank)
+
+    Raises
+    ------
+    ValueError
+        If there are not min(out, width) values a block, or the kurtosis is infinite or below 1.
     """
     short, long = sorted((out, width))
+    if values.sizes["order"] != blocks * short:
+        raise ValueError(f"{blocks} blocks {out} x {width} have {blocks * short} values, got {values.sizes['order']}")
+    if (np.asarray(kurtosis) < 1).any() or np.isinf(kurtosis).any():
+        raise ValueError("kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8)")
 
     def fitted(singular: np.ndarray, kurtosis: float) -> tuple[float, float, float, float]:
         eigenvalues = singular**2 / long
-        fit = fit_bulk(eigenvalues, short / long, blocks=blocks, kurtosis=kurtosis)
+        try:
+            fit = fit_bulk(eigenvalues, short / long, blocks=blocks, kurtosis=kurtosis)
+        except (ValueError, RuntimeError):  # All is 0 but for outliers: only the fit tells which those are.
+            return np.nan, np.nan, np.nan, np.nan
         softrank = float(measures.mp_softrank(eigenvalues, fit.law.edges[1]))
         return fit.law.variance, fit.standard_error, fit.ks_distance, softrank
 
@@ -92,26 +102,28 @@ def bulk_fits(
     return at_each_step(fitted, values, kurtosis, core=[ORDER, []], names=names)
 
 
-def spectrum(weight: xr.DataArray, values: xr.DataArray | None = None, *, dtype: str | None = None) -> xr.Dataset:
+def spectrum(weight: xr.DataArray, values: xr.DataArray | None = None, *, dtype: str | None = "own") -> xr.Dataset:
     """All statistics of a layer that need no other layer, over ``step``.
 
     Parameters
     ----------
     weight : (..., block, out, in)
     values : (..., block, order) its singular values, if there are some already
-    dtype : that the weights were stored in before they were recorded; by default their own
+    dtype : that the weights were stored in before they were recorded; by default their own; None: not known
     """
     values = singular_values(weight) if values is None else values
     shape = {"out": weight.sizes["out"], "width": weight.sizes["in"]}
-    pooled, own = aggregate(values), kurtosis(weight)
+    pooled, entries = aggregate(values), block_kurtosis(weight)
+    noise = noise_kurtosis(weight, values, entries)
     largest, smallest = (pooled["singular_values"].isel(order=k, drop=True) for k in (0, -1))
     return xr.merge(
         [
             entry_moments(weight),
-            {"kurtosis": own, "largest_singular_value": largest, "smallest_singular_value": smallest},
-            extremes(values, **shape, kurtosis=own),
-            bulk_fits(pooled["singular_values"], blocks=weight.sizes["block"], **shape, kurtosis=own),
-            shape_measures(values, **shape, dtype=dtype or str(weight.dtype)),
+            {"kurtosis": entries.mean("block", skipna=True), "noise_kurtosis": noise},
+            {"largest_singular_value": largest, "smallest_singular_value": smallest},
+            extremes(values, **shape, kurtosis=noise),
+            bulk_fits(pooled["singular_values"], blocks=weight.sizes["block"], **shape, kurtosis=noise),
+            shape_measures(values, **shape, dtype=str(weight.dtype) if dtype == "own" else dtype),
             pooled,
         ]
     )

@@ -18,7 +18,7 @@ def variance_budget(weight: xr.DataArray) -> xr.Dataset:
 
     Parameters
     ----------
-    weight : (..., step, block, out, in), at the recorded steps
+    weight : (..., step, block, out, in), at the steps to compare
 
     Returns
     -------

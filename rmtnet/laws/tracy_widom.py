@@ -264,3 +264,16 @@ def _hastings_mcleod(order: int = 200) -> tuple[Floats, Floats, Floats]:
         residual = ends[0] + (ends[1] - ends[0]) * share + twice @ (s * q + 2 * q**3) - q
         q += np.linalg.solve(np.eye(order) - twice * (s + 6 * q**2), residual)
     return s, q, np.asarray(integral)
+
+
+def wishart_edge(short: ArrayLike, long: ArrayLike) -> tuple[Floats, Floats]:
+    """Centre and scale of the largest eigenvalue of ``X X^T``, X ``(short, long)`` Gaussian with variance 1.
+
+    Less the centre and over the scale it follows ``TracyWidom(1)``, with an error of order ``short^(-2/3)`` [1]_.
+
+    References
+    ----------
+    .. [1] Ma, Bernoulli 18 (2012) 322, after Johnstone, Ann. Statist. 29 (2001) 295.
+    """
+    a, b = np.sqrt(np.asarray(short) - 0.5), np.sqrt(np.asarray(long) - 0.5)
+    return (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)

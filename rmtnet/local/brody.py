@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet.local.levels import Floats, real_floats
+from rmtnet import checks
+from rmtnet.local.levels import Floats
 
 _SHAPES = (0.02, 200.0)
 # Moments of X = (1 - E) ln E with E exponential: its variance, and its covariance with 1 - E.
@@ -73,7 +74,7 @@ def fit_brody(spacings: ArrayLike) -> BrodyFit:
     >>> bool(fit.low < 0 < fit.high)
     True
     """
-    values = real_floats(spacings, "spacings")
+    values = checks.real(spacings, "spacings")
     values = values.reshape(*values.shape[:-2], -1)
     _check(values)
     shape = brody_shape(values)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet.local.levels import Floats, ascending, cut, real_floats
+from rmtnet import checks
+from rmtnet.local.levels import Floats, ascending, cut
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def number_variance(unfolded: ArrayLike, lengths: ArrayLike, *, trim: float = 0.
     levels = ascending(unfolded, 1, "unfolded")
     order = levels.shape[-1]
     ends = cut(order, trim, 1)
-    wanted = np.atleast_1d(real_floats(lengths, "lengths"))
+    wanted = np.atleast_1d(checks.real(lengths, "lengths"))
     if np.any(outside := (wanted <= 0) | (wanted > order - 2 * ends)):
         raise ValueError(f"lengths must be positive and at most {order - 2 * ends}, got {wanted[outside][0]}")
     curves = np.stack([_mean_square(levels, length, ends, order - ends) for length in wanted.tolist()], axis=-1)
@@ -100,9 +101,7 @@ def goe_number_variance(lengths: ArrayLike, *, asymptotic: bool = False) -> Floa
     """
     from scipy.special import sici
 
-    wanted = real_floats(lengths, "lengths")
-    if np.any(wanted < 0):
-        raise ValueError(f"lengths must not be negative, got {wanted.min()}")
+    wanted = checks.real(lengths, "lengths", negative=False)
     positive = np.where(wanted > 0, wanted, 1.0)
     logarithm = np.log(2 * np.pi * positive) + np.euler_gamma + 1
     if asymptotic:

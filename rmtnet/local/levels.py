@@ -5,26 +5,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Floats = NDArray[np.float64]
-
-
-def real_floats(values: ArrayLike, name: str) -> Floats:
-    """The values in float64.
-
-    Raises
-    ------
-    TypeError
-        If they are not real.
-    ValueError
-        If they hold NaN or infinity.
-    """
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be real, got dtype {array.dtype}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} hold NaN or infinity: did training diverge?")
-    return array
 
 
 def ascending(values: ArrayLike, at_least: int, name: str = "values") -> Floats:
@@ -35,7 +18,7 @@ def ascending(values: ArrayLike, at_least: int, name: str = "values") -> Floats:
     ValueError
         If there are fewer than `at_least` in a block, or no blocks.
     """
-    levels = real_floats(values, name)
+    levels = checks.real(values, name)
     if levels.ndim == 0 or levels.shape[-1] < at_least or 0 in levels.shape:
         raise ValueError(
             f"{name} must be (order,) or (..., block, order) with {at_least} or more levels a block, "

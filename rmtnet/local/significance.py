@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rmtnet import checks
 from rmtnet.local.brody import brody_shape
 from rmtnet.local.fluctuations import number_variance
 from rmtnet.local.levels import Floats, ascending
@@ -75,7 +76,7 @@ def local_p_values(
     blocks, and 91 % (gap ratio) or more of single blocks of 50.
     """
     levels = ascending(values, 3)
-    random = ascending(np.asarray(null)[:, None] if np.ndim(null) == 2 else null, 3, "null")
+    random = ascending(checks.real(null, "null")[:, None] if np.ndim(null) == 2 else null, 3, "null")
     if random.ndim != 3 or random.shape[1:] != levels.shape[-2:]:
         raise ValueError(
             f"null must be (draws, block, order) with the blocks and levels of values, {levels.shape[-2:]}; "

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet.local.levels import Floats, ascending, cut, real_floats
+from rmtnet import checks
+from rmtnet.local.levels import Floats, ascending, cut
 
 _CHUNK_ENTRIES = 2**20
 
@@ -37,7 +38,7 @@ def unfold(values: ArrayLike, cdf: Callable[[Floats], ArrayLike]) -> Floats:
     % in the middle.
     """
     levels = ascending(values, 1)
-    share = real_floats(cdf(levels), "values of cdf")
+    share = checks.real(cdf(levels), "values of cdf")
     if share.shape != levels.shape or np.any((share < 0) | (share > 1)):
         raise ValueError(f"cdf must give probabilities in [0, 1] of shape {levels.shape}: is it a law's cdf?")
     return (share * levels.shape[-1]).reshape(np.shape(values))

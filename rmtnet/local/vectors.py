@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rmtnet.local.levels import Floats, real_floats
+from rmtnet import checks
+from rmtnet.local.levels import Floats
 
 _CHUNK_ENTRIES = 2**20
 _NULL_DRAWS, _NULL_LENGTH = 2**16, 256
@@ -148,10 +149,11 @@ def inverse_participation_ratio(vectors: ArrayLike) -> Floats:
     return np.sum(_units(vectors) ** 4, axis=-1)[()]
 
 
-def participation_ratio(vectors: ArrayLike) -> Floats:
+def participation_share(vectors: ArrayLike) -> Floats:
     """Share of the components that take part, ``1 / (M sum v^4)``: 1/M for one alone, 1 when all are equal.
 
-    For random directions it tends to 1/3. Parameters are those of :func:`inverse_participation_ratio`.
+    For random directions it tends to 1/3. Parameters are those of :func:`inverse_participation_ratio`; the count of
+    :func:`rmtnet.measures.participation_ratio` is of a spectrum.
     """
     units = _units(vectors)
     return (1 / (units.shape[-1] * np.sum(units**4, axis=-1)))[()]
@@ -226,17 +228,14 @@ def _side(units: Floats, defined: NDArray[np.bool_]) -> SideStatistics:
 
 
 def _matrices(weight: ArrayLike) -> Floats:
-    if hasattr(weight, "detach"):
-        tensor = weight.detach().cpu()
-        weight = tensor.double() if tensor.is_floating_point() else tensor
-    matrices = real_floats(weight, "entries of weight")
+    matrices = checks.real(weight, "weight")
     if matrices.ndim < 2 or 0 in matrices.shape:
         raise ValueError(f"weight must be a stack of matrices (..., out, in), none empty; got shape {matrices.shape}")
     return matrices
 
 
 def _units(vectors: ArrayLike) -> Floats:
-    array = real_floats(vectors, "vectors")
+    array = checks.real(vectors, "vectors")
     if array.ndim == 0 or 0 in array.shape:
         raise ValueError(f"vectors must be (..., index, component), none empty; got shape {array.shape}")
     largest = np.abs(array).max(axis=-1, keepdims=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,18 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.plots.selection import layer_values
+
+Floats = NDArray[np.floating]
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (2, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 0.7)))
 NOISE: dict[str, Any] = {"color": "0.75", "linewidth": 0, "zorder": 1}
 """Look of a band of noise."""
 R = "R, 5 to 95 %"
+COLOUR = matplotlib.colormaps["viridis"](0.4)
+"""Of what is neither grey nor one of several sisters."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,15 @@ def whole_ticks(ax: Axes) -> None:
     """Iterations and orders are whole numbers, and so are their ticks; a scale of the caller's has its own."""
     if ax.get_xscale() == "linear":
         ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
+def noise_band(draws: ArrayLike, *, count: int | None = None, of: Callable[[Floats], ArrayLike] = np.asarray) -> Floats:
+    """(2, x) 5 and 95 % of what ``of`` makes of each draw; a ValueError unless they are (draw, count), 20 or more."""
+    stack = np.asarray(draws, dtype=float)
+    if stack.ndim != 2 or len(stack) < 20 or count not in (None, stack.shape[1]):
+        shape = f"(draw, {'K' if count is None else count})"
+        raise ValueError(f"band must be {shape}, 20 draws or more, got shape {stack.shape}")
+    return np.quantile([of(draw) for draw in stack], [0.05, 0.95], axis=0)
 
 
 def plot_line_ends(ax: Axes, form: str = "{:.2f}") -> Axes:

@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from rmtnet.laws import Brody, PoissonSpacing, WignerSurmise
 from rmtnet.local import goe_number_variance
-from rmtnet.plots.lines import DASHES, note_beyond
+from rmtnet.plots.lines import COLOUR, DASHES, note_beyond
 
 _END = 4.0
-_COLOUR = matplotlib.colormaps["viridis"](0.4)
 _WIGNER, _POISSON = ({"color": "black", "linestyle": dashes, "linewidth": 1} for dashes in DASHES[:2])
 
 
@@ -50,7 +48,7 @@ def plot_spacings(
     if brody is not None:
         # Not from 0: below parameter 0 the density is infinite there.
         label = f"Brody, parameter {brody:.2f}"
-        ax.plot(x[1:], Brody(brody).pdf(x[1:]), color=_COLOUR, linestyle=DASHES[2], linewidth=1.5, label=label)
+        ax.plot(x[1:], Brody(brody).pdf(x[1:]), color=COLOUR, linestyle=DASHES[2], linewidth=1.5, label=label)
     note_beyond(int(np.sum(values > _END)), float(values.max()), ax=ax)
     top = 1.15 * max(1.0, np.max(heights))
     ax.set(xlabel="spacing / mean spacing", ylabel="density", xlim=(0, _END), ylim=(0, top))
@@ -80,7 +78,7 @@ def plot_number_variance(
         raise ValueError(f"lengths, value and error must be (length,), got shapes {x.shape}, {y.shape}, {spread.shape}")
     if not np.isfinite(y).any():
         raise ValueError("value must be finite at one length at least")
-    style = {"fmt": "o", "markersize": 3, "color": _COLOUR, "linewidth": 1, **plot_kws}
+    style = {"fmt": "o", "markersize": 3, "color": COLOUR, "linewidth": 1, **plot_kws}
     ax.errorbar(x, y, error, **style)
     grid = np.linspace(0, x.max(), 400)
     goe = goe_number_variance(grid)

@@ -1,22 +1,20 @@
 """The density of a spectrum over its law."""
 
+from functools import partial
 from typing import Any, Protocol
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rmtnet.laws import MarchenkoPastur, MarchenkoPasturSingular, VarianceProfile
-from rmtnet.plots.lines import R, note_beyond
+from rmtnet.plots.lines import COLOUR, Floats, R, noise_band, note_beyond
 
-Floats = NDArray[np.floating]
 _NAMES = {
     MarchenkoPastur: "Marchenko-Pastur",
     MarchenkoPasturSingular: "Marchenko-Pastur",
     VarianceProfile: "variance profile",
 }
-NOISE_COLOUR = matplotlib.colormaps["viridis"](0.4)
 
 
 class Law(Protocol):
@@ -67,12 +65,12 @@ def plot_spectrum(
     heights, _, _ = ax.hist(values, edges.tolist(), weights=np.full(values.size, height / values.size), **style)
     tops = [np.max(heights), np.max(law.pdf((edges[1:] + edges[:-1]) / 2))]
     if band is not None:
-        low, high = _band(band, edges) * height
-        ax.stairs(high, edges, baseline=low, fill=True, color=NOISE_COLOUR, alpha=0.4, linewidth=0, label=R)
+        low, high = noise_band(band, of=partial(_shares, edges=edges)) * height
+        ax.stairs(high, edges, baseline=low, fill=True, color=COLOUR, alpha=0.4, linewidth=0, label=R)
         tops.append(high.max())
     if noise is not None:
         heights = np.histogram(noise, edges)[0] * height / np.size(noise)
-        ax.stairs(heights, edges, color=NOISE_COLOUR, label="R")
+        ax.stairs(heights, edges, color=COLOUR, label="R")
         tops.append(heights.max())
     _plot_law(law, ax=ax)
     _tick_spikes(values[values > law.edges[1]], float(edges[-1]), ax=ax)
@@ -103,14 +101,9 @@ def _limits(values: Floats, edges: tuple[float, float], end: float) -> tuple[flo
     return (start if start > width else 0.0), end
 
 
-def _band(draws: ArrayLike, edges: Floats) -> Floats:
-    """(2, bin) 5 and 95 % of the share of each draw that falls into a bin."""
-    stack = np.asarray(draws, dtype=float)
-    if stack.ndim != 2 or len(stack) < 20:
-        raise ValueError(f"band must be (draw, K) eigenvalues, 20 draws or more, got shape {stack.shape}")
-    _checked(stack, "band")
-    shares = [np.histogram(draw, edges)[0] / stack.shape[1] for draw in stack]
-    return np.quantile(shares, [0.05, 0.95], axis=0)
+def _shares(draw: Floats, edges: Floats) -> Floats:
+    """Of a draw that fall into each bin."""
+    return np.histogram(_checked(draw, "band"), edges)[0] / draw.size
 
 
 def _plot_law(law: Law, *, ax: Axes) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from rmtnet.plots.lines import NOISE, R
+from rmtnet.plots.lines import NOISE, R, noise_band
 
 _COLOUR = matplotlib.colormaps["viridis"](0.15)
 
@@ -38,7 +38,7 @@ def plot_hill(k: ArrayLike, index: ArrayLike, *, ax: Axes, band: ArrayLike | Non
         raise ValueError("index must be finite and positive for one k at least: do all values coincide?")
     drawn = [y]
     if band is not None:
-        low, high = _quantiles(band, len(x))
+        low, high = noise_band(band, count=len(x))
         ax.fill_between(x, low, high, label=R, **NOISE | {"color": "0.85"})
         drawn += [low, high]
     style = {"color": _COLOUR, "linewidth": 1, "label": "W, $\\pm$ standard error", **plot_kws}
@@ -47,10 +47,3 @@ def plot_hill(k: ArrayLike, index: ArrayLike, *, ax: Axes, band: ArrayLike | Non
     ax.fill_between(x, y - error, y + error, color=line.get_color(), alpha=0.5, linewidth=0)
     ax.set(xlabel="k largest values", ylabel="tail index", ylim=(0, 1.5 * np.nanquantile(drawn, 0.9)))
     return ax
-
-
-def _quantiles(band: ArrayLike, count: int) -> np.ndarray:
-    draws = np.asarray(band, dtype=float)
-    if draws.ndim != 2 or draws.shape[1] != count or len(draws) < 20:
-        raise ValueError(f"band must be (draw, {count}), 20 draws or more, got shape {draws.shape}")
-    return np.quantile(draws, [0.05, 0.95], axis=0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet import spectra
+from rmtnet import checks, spectra
 from rmtnet.sisters.ratios import Floats, variance_ratio
 
 
@@ -40,7 +40,7 @@ def entry_moments(weight: ArrayLike) -> EntryMoments:
 
     Parameters
     ----------
-    weight : (..., block, out, in)
+    weight : (..., block, out, in) array_like or torch tensor
 
     Raises
     ------
@@ -82,7 +82,7 @@ def variance_ratio_interval(sister: EntryMoments, reference: EntryMoments, *, le
     ----------
     .. [1] Bonett, Computational Statistics & Data Analysis 50 (2006) 775.
     """
-    valid_level(level)
+    checks.level(level)
     from scipy.special import stdtrit
 
     squares = [_sampling_error(moments) for moments in (sister, reference)]
@@ -103,14 +103,14 @@ def variance_change_interval(start: ArrayLike, end: ArrayLike, *, level: float =
 
     Parameters
     ----------
-    start, end : (..., block, out, in) of one shape
+    start, end : (..., block, out, in) array_like or torch tensors of one shape
     level : probability of the interval, in (0, 1)
 
     Notes
     -----
     The standard error is the one of the mean over entries of ``w_end^2 / var_end - w_start^2 / var_start``.
     """
-    valid_level(level)
+    checks.level(level)
     from scipy.special import stdtrit
 
     first, last = _stack(start), _stack(end)
@@ -128,7 +128,7 @@ def variance_change_interval(start: ArrayLike, end: ArrayLike, *, level: float =
 def _stack(weight: ArrayLike) -> Floats:
     """(..., block, out, in), checked."""
     spectra.variance(weight)
-    return np.asarray(weight, dtype=np.float64)
+    return checks.real(weight, "weight")
 
 
 def _layer_moments(layer: Floats) -> tuple[float, float]:
@@ -167,8 +167,3 @@ def _unbiased(kurtosis: ArrayLike, count: int) -> Floats:
     if count > 3:
         excess = (count - 1) / ((count - 2) * (count - 3)) * ((count + 1) * excess + 6)
     return np.maximum(excess + 3, 1)
-
-
-def valid_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")

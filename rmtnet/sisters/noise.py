@@ -3,12 +3,13 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet import nulls, spectra
-from rmtnet.sisters.intervals import log_variance_error, valid_level
+from rmtnet import checks, nulls, spectra
+from rmtnet.sisters.intervals import log_variance_error
 from rmtnet.sisters.ratios import Floats, mean_deviation, singular_value_ratio
 
 Shape = tuple[int, int, int]
@@ -68,7 +69,6 @@ def sister_null(
     reference: Shape | None = None,
     ratio: float | None = None,
     kurtosis: float = 3.0,
-    null_kurtosis: float = 3.0,
     level: float = 0.9,
     draws: int | None = None,
     seed: int = 0,
@@ -85,7 +85,7 @@ def sister_null(
     reference : (block, out, in) of R; by default the sister's own, and then R has the sister's own variance
     ratio : of the sister's variance to the reference's; by default their long sides' inverse ratio, which gives both
         the same law (b for b equal blocks of a dense reference)
-    kurtosis, null_kurtosis : of the entries of the layers, of R
+    kurtosis : of the entries of the layers; those of R are Gaussian
     level : probability of the bands
     draws : by default 16 (large matrices) to 1000 (small ones)
     seed : of R and of the draws; equal seeds give equal results, and a layer and its transpose the same
@@ -96,7 +96,7 @@ def sister_null(
         If the two have not the same number of singular values, a number is out of its range, or `level` asks for
         quantiles that so few draws do not have.
     """
-    valid_level(level)
+    checks.level(level)
     own, other = _landscape((blocks, out, width)), _landscape(reference or (blocks, out, width))
     if own[0] * own[1] != other[0] * other[1] or math.prod(own) < 2:
         raise ValueError(
@@ -111,36 +111,17 @@ def sister_null(
         raise ValueError(
             f"level {level} needs more draws than {draws}: {max(3, _rank(level / (1 - level), level))} at least"
         )
-    key = (own, None if reference is None else other, float(ratio), float(kurtosis), float(null_kurtosis))
+    key = (own, None if reference is None else other, float(ratio), float(kurtosis))
     return _bands(_simulated_ratios(*key, draws, seed), level)
 
 
-def null_mean_deviation(
-    blocks: int,
-    out: int,
-    width: int,
-    *,
-    reference: Shape | None = None,
-    ratio: float | None = None,
-    kurtosis: float = 3.0,
-    null_kurtosis: float = 3.0,
-    draws: int | None = None,
-    seed: int = 0,
-) -> NullDeviation:
+def null_mean_deviation(blocks: int, out: int, width: int, **options: Any) -> NullDeviation:
     """What :func:`mean_deviation` is for a sister of pure noise (A-F7); parameters as for :func:`sister_null`.
 
     For 500 x 800: 0.0026 for a dense layer against R of its own variance; for 5, 10, 20, 50 and 100 Gaussian blocks
     against a dense reference 0.006, 0.009, 0.015, 0.030 and 0.054, uniform ones 0.006, 0.008, 0.011, 0.020 and 0.032.
     """
-    return sister_null(
-        *(blocks, out, width),
-        reference=reference,
-        ratio=ratio,
-        kurtosis=kurtosis,
-        null_kurtosis=null_kurtosis,
-        draws=draws,
-        seed=seed,
-    ).deviation
+    return sister_null(blocks, out, width, **options).deviation
 
 
 def _landscape(shape: Shape) -> Shape:
@@ -150,11 +131,9 @@ def _landscape(shape: Shape) -> Shape:
 
 
 @functools.lru_cache(maxsize=32)
-def _simulated_ratios(
-    own: Shape, other: Shape | None, ratio: float, kurtosis: float, null_kurtosis: float, draws: int, seed: int
-) -> Floats:
+def _simulated_ratios(own: Shape, other: Shape | None, ratio: float, kurtosis: float, draws: int, seed: int) -> Floats:
     """(draw, order) ratios of noise to the mean of R, every draw in the units of its reference."""
-    null = nulls.ordered_null(*(other or own), kurtosis=null_kurtosis, seed=seed)
+    null = nulls.ordered_null(*(other or own), seed=seed)
     rng = np.random.default_rng([seed, *own])
     found = []
     for stack in nulls.draws_of(own, draws, rng, kurtosis=kurtosis):

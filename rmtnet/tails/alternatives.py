@@ -99,51 +99,53 @@ def _lognormal(logs: Floats, power_law: Floats) -> Floats:
 
 def _truncated(logs: Floats, power_law: Floats) -> Floats:
     """``x^-alpha exp(-rate x)``: Newton's method on its concave likelihood, from the exponential law."""
-    sample = np.array([np.mean(logs), np.mean(np.expm1(logs))])
-    slope = 1 / sample[0]
-    if slope > 1 and sample[1] >= 1 / (slope - 1):
+    slope, unit = 1 / float(np.mean(logs)), float(np.mean(np.expm1(logs)))
+    if slope > 1 and unit >= 1 / (slope - 1):
         return power_law  # The likelihood falls with the rate, from 0 on.
-    point = np.array([0.0, 1 / sample[1]])
-    log_norm, mean, covariance = _truncated_moments(*point)
+    # In units of the mean excess, whose square may exceed float64.
+    sample, point = np.array([1 / slope, 1.0]), np.array([0.0, 1.0])
+    log_norm, mean, covariance = _truncated_moments(0.0, 1.0, unit)
     for _ in range(200):
         step = np.linalg.solve(covariance, mean - sample)
         gain = float(step @ (mean - sample))
         if gain < 1e-14:
             break
-        point, (log_norm, mean, covariance) = _climbed(point, step, sample, log_norm, gain)
-    return -point[0] * logs - point[1] * np.expm1(logs) - log_norm
+        point, (log_norm, mean, covariance) = _climbed(point, step, sample, log_norm, gain, unit)
+    law = -point[0] * logs - point[1] * (np.expm1(logs) / unit) - log_norm
+    # A cut-off far beyond the tail is not found, and gains nothing over none.
+    return law if np.sum(law) > np.sum(power_law) else power_law
 
 
 def _climbed(
-    point: Floats, step: Floats, sample: Floats, log_norm: float, gain: float
+    point: Floats, step: Floats, sample: Floats, log_norm: float, gain: float, unit: float
 ) -> tuple[Floats, tuple[float, Floats, Floats]]:
     """The farthest of the halved steps that keeps the rate positive and gains likelihood."""
     length = 1.0 if point[1] + step[1] > 0 else -0.9 * point[1] / step[1]
     while True:
         new = point + length * step
-        moments = _truncated_moments(*new)
+        moments = _truncated_moments(new[0], new[1], unit)
         gained = log_norm - moments[0] - float((new - point) @ sample)
         if gained >= 0.1 * length * gain or length < 1e-9:
             return new, moments
         length /= 2
 
 
-def _truncated_moments(alpha: float, rate: float) -> tuple[float, Floats, Floats]:
-    """Log of ``integral_1^oo x^-alpha exp(-rate (x - 1)) dx``; mean and covariance of ``(ln x, x - 1)``."""
+def _truncated_moments(alpha: float, rate: float, unit: float) -> tuple[float, Floats, Floats]:
+    """Log of ``integral_1^oo x^-alpha exp(-rate y) dx``, ``y = (x - 1) / unit``; mean and covariance of (ln x, y)."""
     slope = 1 - alpha
 
     def height(u: float) -> float:
-        return slope * u - rate * math.expm1(min(u, 700.0))
+        return slope * u - rate * (math.expm1(min(u, 700.0)) / unit)
 
     # Concave in u = ln x: from its mode on either side to where it is exp(-45) of it.
-    mode = max(0.0, math.log(slope / rate)) if slope > 0 else 0.0
+    mode = max(0.0, math.log(slope / rate) + math.log(unit)) if slope > 0 else 0.0
     low, high = _fallen(height, mode, -1.0), _fallen(height, mode, 1.0)
     nodes, weights = _gauss()
     u = np.concatenate([low + (mode - low) * nodes, mode + (high - mode) * nodes])
     density = np.concatenate([(mode - low) * weights, (high - mode) * weights])
-    density *= np.exp(slope * u - rate * np.expm1(u) - height(mode))
+    statistics = np.stack([u, np.expm1(np.minimum(u, 700)) / unit])
+    density *= np.exp(slope * u - rate * statistics[1] - height(mode))
     total = float(np.sum(density))
-    statistics = np.stack([u, np.expm1(u)])
     mean = statistics @ density / total
     centred = statistics - mean[:, None]
     return height(mode) + math.log(total), mean, (centred * density) @ centred.T / total
@@ -152,7 +154,7 @@ def _truncated_moments(alpha: float, rate: float) -> tuple[float, Floats, Floats
 def _fallen(height: Callable[[float], float], mode: float, side: float) -> float:
     """Where a concave function has fallen by 45 from its mode, or 0."""
     top, width = height(mode), 1e-12
-    while height(mode + side * width) > top - 45 and mode + side * width > 0:
+    while height(mode + side * width) > top - 45 and 0 < mode + side * width < 1400:
         width *= 1.5
     return max(0.0, mode + side * width)
 

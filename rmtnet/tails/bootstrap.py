@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rmtnet.tails.power_law import PowerLawFit, fit_power_law, scanned, tail_slope
+from rmtnet import checks
+from rmtnet.tails.power_law import PowerLawFit, checked, fit_power_law, scanned, tail_slope
 
 Floats = NDArray[np.float64]
 
@@ -66,10 +67,9 @@ def bootstrap_power_law(
     """
     if resamples < 20:
         raise ValueError(f"resamples must be at least 20, got {resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    checks.level(level)
     fit = fit_power_law(values, xmin=xmin, min_tail=min_tail)
-    body = np.sort(np.asarray(values, dtype=np.float64))[: -fit.tail]
+    body = np.sort(checked(values))[: -fit.tail]
     draws = np.array([_redrawn(body, fit, min_tail if xmin is None else 0, rng) for _ in range(resamples)])
     slope, (slopes, distances) = fit.alpha - 1, draws.T
     high, low = np.quantile(slopes, [(1 + level) / 2, (1 - level) / 2])

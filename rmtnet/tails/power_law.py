@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
@@ -98,16 +100,9 @@ def hill(values: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
 
 
 def checked(values: ArrayLike, ndim: int | None = 1, name: str = "values") -> Floats:
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    array = checks.real(values, name, negative=False)
     if array.size == 0 or array.ndim != (ndim or max(array.ndim, 1)):
         raise ValueError(f"{name} must be {ndim or 'at least 1'}-D and not empty, got shape {array.shape}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} hold NaN or infinity: did training diverge?")
-    if array.min() < 0:
-        raise ValueError(f"{name} must not be negative, got {array.min()}: square the singular values")
     return array
 
 

@@ -1,13 +1,15 @@
 """How often the tests of rmtnet.edges and the intervals of rmtnet.bulk err on noise: the tables of docs/statistics.md.
 
-    python tests/benchmarks/calibration.py noise >> noise.csv      # resumes: rows that are there are not run again
-    python tests/benchmarks/calibration.py power >> power.csv
+    python tests/benchmarks/calibration.py noise noise.csv
+    python tests/benchmarks/calibration.py power power.csv
 
-Every row has a seed of its own, told by its name. About an hour on one core in all.
+Rows that the file holds are not run again. Each has a seed of its own, told by its name. About an hour on one core.
 """
 
+import functools
 import sys
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,17 +92,24 @@ def power(blocks: int, out: int, width: int, variance: str, strengths: tuple[flo
     return ",".join(shares)
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["power"]:
-        for row in POWER:
-            print(",".join(map(str, (*row[:4], *row[4]))), power(*row), sep=",", flush=True)
+def rows() -> Iterator[tuple[str, Callable[[], str]]]:
+    """Names of the rows of a table, and what calculates them."""
+    if sys.argv[1] == "power":
+        for case in POWER:
+            yield ",".join(map(str, (*case[:4], *case[4]))), functools.partial(power, *case)
         return
-    done = Path(sys.argv[2]).read_text() if len(sys.argv) > 2 else ""
     for kurtosis in (GAUSSIAN, UNIFORM):
-        for row in NOISE:
-            name = ",".join(map(str, (*row, kurtosis)))
-            if name not in done:
-                print(name, noise(*row, kurtosis), sep=",", flush=True)
+        for shape in NOISE:
+            yield ",".join(map(str, (*shape, kurtosis))), functools.partial(noise, *shape, kurtosis)
+
+
+def main() -> None:
+    path = Path(sys.argv[2])
+    done = path.read_text().splitlines() if path.exists() else []
+    for name, row in rows():
+        if not any(line.startswith(name + ",") for line in done):
+            with path.open("a") as file:
+                print(name, row(), sep=",", file=file)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from rmtnet import MarchenkoPastur, singular_values
+from rmtnet import MarchenkoPastur, __version__, singular_values
 
 SEED = 0
 HEADER = "| what | ours | theirs | ratio: median | min | max | repeats | goal |\n|---|--:|--:|--:|--:|--:|--:|--:|"
@@ -145,7 +145,8 @@ def main() -> None:
         print(law("ppf", "200", many), flush=True)
     if options.peers:
         print("\n".join(minilm(options.peers, max(1, options.repeats // 3))), flush=True)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("rmtnet", "numpy", "scipy", "threadpoolctl"))
+    others = (f"{name} {version(name)}" for name in ("numpy", "scipy", "threadpoolctl"))
+    packages = ", ".join((f"rmtnet {__version__}", *others))
     print(f"\nSeed {SEED}; one thread; Python {platform.python_version()}, {packages}; {processor()}.")
 
 

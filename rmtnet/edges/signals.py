@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
 from rmtnet.bulk.estimators import Rest, moment
 from rmtnet.edges.cleared import Cleared, Variance
-from rmtnet.edges.extremes import noise_like, order_p_values, split_spectra
 from rmtnet.edges.noise import Noise
 from rmtnet.edges.structure import connected_stacks
+from rmtnet.edges.testing import noise_like, order_p_values, split_spectra
 from rmtnet.laws import spiked
 from rmtnet.spectra import singular_values
 
@@ -25,7 +26,7 @@ class Spikes:
     """Singular values that stand out of the noise, each with its signal: ``W = noise + theta u v^T + ...``."""
 
     block: NDArray[np.intp]
-    """(spike,) the block that it lies in."""
+    """(spike,) the block that it lies in; of one matrix with zeros, its part in ``laws.connected_components``."""
     singular_value: Floats
     """(spike,) of the weight, descending within a block."""
     p_value: Floats
@@ -46,7 +47,7 @@ class Spikes:
         return len(self.block)
 
 
-def spikes(weight: ArrayLike, *, variance: Variance = "own", level: float = 0.01) -> Spikes:
+def spikes(weight: ArrayLike, *, variance: Variance = "own", level: float = 0.01, seed: int = 0) -> Spikes:
     """Count the spikes of a matrix or of equal blocks, and estimate the signal behind each.
 
     Spikes are tested one after the other, each as the largest singular value of what the others leave; noise without
@@ -57,6 +58,7 @@ def spikes(weight: ArrayLike, *, variance: Variance = "own", level: float = 0.01
     weight : (out, in) or (block, out, in) array_like or torch tensor
     variance : of the noise, as for :func:`largest`
     level : of the layer; a block's is ``1 - (1 - level)^(1 / blocks)``
+    seed : of the permutations, as for :func:`largest`
 
     Raises
     ------
@@ -69,16 +71,16 @@ def spikes(weight: ArrayLike, *, variance: Variance = "own", level: float = 0.01
     noise: :mod:`rmtnet.laws.spiked`. Intervals cover 94 to 96 % from twice the threshold on and more below (simulated,
     sides from 16 x 64 to 256 x 256).
     """
-    _check(level)
+    checks.level(level)
     stacks = connected_stacks(weight)
     blocks = sum(len(stack) for stack in stacks)
-    parts = [_of_stack(stack, variance, -math.expm1(math.log1p(-level) / blocks)) for stack in stacks]
+    parts = [_of_stack(stack, variance, -math.expm1(math.log1p(-level) / blocks), seed) for stack in stacks]
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
-def _of_stack(stack: Floats, variance: Variance, level: float) -> Spikes:
+def _of_stack(stack: Floats, variance: Variance, level: float, seed: int) -> Spikes:
     spectra, split = split_spectra(singular_values(stack), stack.shape[1], stack.shape[2], variance)
-    noise = noise_like(stack, split)
+    noise = noise_like(stack, split, seed=seed)
     return _measured(split.suited(noise), spectra, noise, level, stack.shape[1] <= stack.shape[2])
 
 
@@ -92,15 +94,10 @@ def spikes_of(
     level: float = 0.01,
 ) -> Spikes:
     """The same from the singular values (block, order) of blocks (out, width)."""
-    _check(level)
+    checks.level(level)
     spectra, split = split_spectra(values, out, width, variance)
     noise = split.noise(kurtosis)
     return _measured(split, spectra, noise, -math.expm1(math.log1p(-level) / len(spectra)), out <= width)
-
-
-def _check(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
 
 
 def _measured(split: Cleared, spectra: Floats, noise: Noise, level: float, out_is_short: bool) -> Spikes:
@@ -148,9 +145,9 @@ def _variances(split: Cleared) -> Floats:
     """(block,) of the noise, each spike's share taken off."""
     if not isinstance(split.variance, str):
         return np.full(len(split.squares), float(split.variance))
-    groups = [np.arange(len(split.squares))] if split.variance == "shared" else np.arange(len(split.squares))[:, None]
-    found = np.empty(len(split.squares))
-    for group in groups:
+    alive = np.flatnonzero(split.alive)
+    found = np.zeros(len(split.squares))
+    for group in [alive] if split.variance == "shared" else alive[:, None]:
         squares, kept = split.squares[group] / split.long, np.arange(split.short) >= split.spikes[group, None]
         rest = Rest(squares.size, len(squares), split.short / split.long, int((~kept).sum()))
         found[group] = moment(np.concatenate([squares[kept], squares[~kept]]), rest)

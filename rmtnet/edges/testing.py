@@ -1,6 +1,7 @@
 """Is the largest singular value too large for noise, or the smallest too small?"""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.bulk import without_largest
+from rmtnet.checks import real
 from rmtnet.edges.cleared import Cleared, Counts, Variance, cleared
 from rmtnet.edges.noise import Noise
 from rmtnet.edges.simulated import permuted_tails
@@ -30,7 +32,7 @@ class Extreme:
     """Of all blocks together: ``1 - (1 - p)^blocks`` with the smallest of theirs."""
     singular_value: float
     block: int
-    """The block of the smallest p-value, in which it lies."""
+    """The block of the smallest p-value; of one matrix with zeros, its part in ``laws.connected_components``."""
     block_p: Floats
     """(block,) p-value of each by itself; 1 for a block of zeros."""
     null: str
@@ -95,7 +97,7 @@ def _of_weight(weight: ArrayLike, end: End, variance: Variance, seed: int) -> Ex
         return results[0]
     p = np.concatenate([result.block_p for result in results])
     best = min(results, key=lambda result: result.block_p.min())
-    return Extreme(_together(p), best.singular_value, int(np.argmin(p)), p, best.null)
+    return Extreme(float(pooled(p.min(), len(p))), best.singular_value, int(np.argmin(p)), p, best.null)
 
 
 def _of_stack(stack: Floats, end: End, variance: Variance, seed: int) -> Extreme:
@@ -139,17 +141,19 @@ def _kurtosis(entries: Floats) -> float:
 
 def split_spectra(values: ArrayLike, out: int, width: int, variance: Variance) -> tuple[Floats, Cleared]:
     """Checked spectra (block, order), and the same in units of the largest, in which no square overflows."""
-    spectra = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    spectra = np.atleast_2d(real(values, "singular values", negative=False))
     if spectra.ndim != 2 or spectra.shape[1] != min(out, width):
         raise ValueError(f"values must be (block, {min(out, width)}) for blocks {out} x {width}, got {spectra.shape}")
-    if not np.isfinite(spectra).all() or (spectra < 0).any():
-        raise ValueError("singular values must be finite and not negative: did training diverge?")
     if not spectra.any():
         raise ValueError("all weights are 0: there is no noise to compare with")
-    if variance not in ("own", "shared") and not (isinstance(variance, int | float) and 0 < variance < math.inf):
+    known: object = variance
+    number = isinstance(known, numbers.Real) and not isinstance(known, bool)
+    if variance not in ("own", "shared") and not (number and 0 < float(variance) < math.inf):
         raise ValueError(f"variance must be 'own', 'shared' or a positive number, got {variance!r}")
     unit = float(spectra.max())
-    return spectra, cleared(spectra / unit, out, width, variance if isinstance(variance, str) else variance / unit**2)
+    return spectra, cleared(
+        spectra / unit, out, width, variance if isinstance(variance, str) else variance / unit / unit
+    )
 
 
 def order_p_values(split: Cleared, order: Counts, noise: Noise) -> Floats:
@@ -165,8 +169,9 @@ def _result(split: Cleared, spectra: Floats, end: End, noise: Noise) -> Extreme:
     p = np.where(split.squares[:, 0] > 0, p, 1.0)
     block = int(np.argmin(p))
     value = float(spectra[block].max() if end == "largest" else spectra[block].min())
-    return Extreme(_together(p), value, block, p, noise.source(end, float(p[block])))
+    return Extreme(float(pooled(p.min(), len(p))), value, block, p, noise.source(end, float(p[block])))
 
 
-def _together(p: Floats) -> float:
-    return -math.expm1(len(p) * math.log1p(-min(float(p.min()), 1 - 1e-16)))
+def pooled(p: ArrayLike, blocks: int) -> Floats:
+    """P-value of as small a p-value in any of so many blocks: ``1 - (1 - p)^blocks``."""
+    return -np.expm1(blocks * np.log1p(-np.minimum(p, 1 - 1e-16)))
