@@ -3,6 +3,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import brentq
+from scipy.linalg import block_diag
 from scipy.stats import kstest
 
 from rmtnet.bulk import fit_bulk, fit_noise, goodness, without_largest
@@ -288,3 +289,36 @@ def test_a_fit_that_did_not_settle_says_so():
 def test_blocks_must_divide_the_eigenvalues(blocks):
     with pytest.raises(ValueError, match=f"blocks must divide the number of eigenvalues: {blocks} does not divide 10"):
         fit_bulk(np.ones(10), 0.5, blocks=blocks)
+
+
+def test_blocks_that_were_stored_as_one_dense_matrix_are_fitted_as_blocks():
+    blocks = np.random.default_rng(30).normal(size=(12, 25, 40))
+    apart, dense = fit_noise(blocks), fit_noise(block_diag(*blocks))
+    assert dense.outliers == apart.outliers
+    assert_allclose(dense.law.variance, apart.law.variance, rtol=1e-9)
+    assert_allclose(dense.interval, apart.interval, rtol=1e-9)
+    with pytest.raises(ValueError, match="connected parts of unequal shapes"):
+        fit_noise(block_diag(blocks[0], blocks[1, :20]))
+
+
+@pytest.mark.parametrize("unit", [1e150, 1e-150])
+def test_gigantic_and_tiny_weights_are_fitted_in_their_own_units(unit):
+    weight = np.random.default_rng(31).normal(size=(20, 30))
+    fit, scaled = fit_noise(weight), fit_noise(unit * weight)
+    assert_allclose(scaled.law.variance / unit**2, fit.law.variance, rtol=1e-9)
+    assert_allclose(np.array(scaled.interval) / unit**2, fit.interval, rtol=1e-9)
+    values = np.linalg.svd(weight)[1] ** 2 / 30
+    assert_allclose(
+        fit_bulk(values * 1e300, 2 / 3).law.variance / 1e300, fit_bulk(values, 2 / 3).law.variance, rtol=1e-9
+    )
+
+
+def test_equal_eigenvalues_have_no_free_ratio():
+    with pytest.raises(ValueError, match="too equal for any ratio"):
+        fit_bulk(np.ones(12), None, method="likelihood")
+
+
+@pytest.mark.parametrize("how", [{"draws": 0}, {"blocks": 0}, {"blocks": 5}])
+def test_goodness_of_what_was_not_fitted_is_refused(how):
+    with pytest.raises(ValueError, match="draws must be at least 1 and blocks divide the 12 eigenvalues"):
+        goodness(np.ones(12), fit_bulk(np.linspace(0.5, 1.5, 12), 0.5), **how)

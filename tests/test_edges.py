@@ -398,3 +398,25 @@ def test_any_real_number_may_be_the_known_variance():
         largest(weight, variance=True)
     with pytest.raises(TypeError, match="real"):
         extreme(np.ones(4) * 1j, 4, 5, end="largest")
+
+
+def test_kurtoses_ends_and_stacks_that_do_not_exist_are_refused():
+    values = np.linspace(1, 2, 70)
+    for kurtosis in (np.nan, np.inf, -3):
+        with pytest.raises(ValueError, match="kurtosis must be finite and at least 1"):
+            extreme(values, 70, 90, end="largest", kurtosis=kurtosis)
+    with pytest.raises(ValueError, match="end must be 'largest' or 'smallest', got 'middle'"):
+        extreme(values, 70, 90, end="middle")
+    with pytest.raises(ValueError, match="weight must be one matrix and draws at least 20"):
+        largest_in_profile(np.ones((2, 4, 6)), [[1]])
+    for test in (largest, spikes):
+        with pytest.raises(ValueError, match="empty"):
+            test(np.zeros((0, 3, 4)))
+
+
+def test_parts_of_one_shape_share_their_variance_wherever_they_stand():
+    rng = np.random.default_rng(26)
+    wide, narrow = rng.normal(size=(10, 6, 10)), 2 * rng.normal(size=(10, 6, 11))
+    apart = scipy.linalg.block_diag(*wide, *narrow)
+    mixed = scipy.linalg.block_diag(*(block for pair in zip(wide, narrow, strict=True) for block in pair))
+    assert_allclose(largest(mixed, variance="shared").p_value, largest(apart, variance="shared").p_value, rtol=1e-6)

@@ -157,7 +157,9 @@ def with_likely_ratio(values: Floats, rest: Rest) -> Rest:
     if excess(rest.kept) > 0:
         long = float(rest.kept)
     else:
-        long = longest if excess(longest) < 0 else brentq(excess, rest.kept, longest, xtol=1e-9, rtol=1e-13)
+        if excess(longest) < 0:
+            raise ValueError("the eigenvalues are too equal for any ratio: give the ratio of the sides")
+        long = brentq(excess, rest.kept, longest, xtol=1e-9, rtol=1e-13)
     return replace(rest, ratio=rest.count / (long + rest.outliers))
 
 

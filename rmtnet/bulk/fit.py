@@ -30,7 +30,7 @@ class BulkFit:
     standard_error: float
     """Of ``law.variance``."""
     interval: tuple[float, float]
-    """95 % confidence interval of ``law.variance``."""
+    """95 % confidence interval of ``law.variance``, if no spike is weaker than about 1.5 times the threshold."""
     kurtosis: float
     """Of the noise's entries, on which the errors rest."""
     ratio_error: float = 0.0
@@ -93,15 +93,17 @@ def fit_bulk(
     .. [2] Ke, Ma and Lin, J. Am. Stat. Assoc. 118 (2023) 374.
     """
     values = _checked(eigenvalues, ratio, blocks, method)
+    unit = float(values[-1]) or 1.0
+    values = values / unit
     rest = Rest(len(values), blocks, start_ratio(values) if ratio is None else float(ratio), 0)
     rest = _settled(values, rest, "quantiles", max_rounds, free=False)
     rest = _settled(values, rest, method, max_rounds, free=ratio is None)
     variance = estimate(method, values, rest)
     return BulkFit(
-        law=MarchenkoPastur(rest.ratio, variance),
+        law=MarchenkoPastur(rest.ratio, variance * unit),
         outliers=rest.outliers,
         ks_distance=_ks_distance(values[: rest.kept], rest.law(variance)),
-        **errors(method, variance, rest, kurtosis, free=ratio is None),
+        **errors(method, variance * unit, rest, kurtosis, free=ratio is None),
     )
 
 

@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from rmtnet import nulls
 from rmtnet.bulk.estimators import Method, Rest
 from rmtnet.bulk.fit import BulkFit, errors, fit_bulk
+from rmtnet.bulk.structure import connected_stacks
+from rmtnet.checks import real
 from rmtnet.laws.marchenko_pastur import Floats
-from rmtnet.spectra import as_blocks, singular_values
+from rmtnet.spectra import singular_values
 
 # Entries to work on at once: they stay in the caches of a CPU.
 _PIECE = 2**17
@@ -24,7 +26,8 @@ def fit_noise(weight: ArrayLike, *, method: Method = "moment", values: ArrayLike
     Parameters
     ----------
     weight : (out, in) or (block, out, in) array_like or torch tensor
-        The blocks' noise is taken to be of one variance.
+        The blocks' noise is taken to be of one variance. A single matrix with structural zeros is fitted as its
+        connected parts, which must be of one shape.
     method : see :func:`fit_bulk`
     values : (order,) or (block, order)
         Singular values of the weight, if they are known already.
@@ -38,9 +41,14 @@ def fit_noise(weight: ArrayLike, *, method: Method = "moment", values: ArrayLike
     TypeError, ValueError, RuntimeError
         As :func:`rmtnet.singular_values` and :func:`fit_bulk` do; or if values are not those of its blocks.
     """
-    stack = as_blocks(weight)
+    stacks = connected_stacks(weight)
+    if len(stacks) > 1:
+        shapes = ", ".join(f"{len(stack)} of {stack.shape[1]} x {stack.shape[2]}" for stack in stacks)
+        raise ValueError(f"weight falls into connected parts of unequal shapes ({shapes}): fit them one by one")
+    unit = float(np.abs(stacks[0]).max()) or 1.0
+    stack = stacks[0] / unit
     short, long = sorted(stack.shape[1:])
-    known = singular_values(stack, method="gram") if values is None else _own_spectra(values, len(stack), short)
+    known = singular_values(stack, method="gram") if values is None else _own_spectra(values, len(stack), short) / unit
     squares = known**2 / long
     fit = fit_bulk(squares.ravel(), short / long, blocks=len(stack), method=method)
     least = np.sort(squares, axis=None)[squares.size - fit.outliers :].min(initial=np.inf)
@@ -48,8 +56,9 @@ def fit_noise(weight: ArrayLike, *, method: Method = "moment", values: ArrayLike
     rest = Rest(squares.size, len(stack), short / long, fit.outliers)
     # A measured kurtosis is itself uncertain, and low where the variance is: widened so, the intervals of 5 x 8 entries
     # cover what they should (simulated: 94.6 % Gaussian, 95.8 % uniform; without, 92.6 and 94.2 %).
-    cautious = errors(method, fit.law.variance, rest, own * (1 + 1.5 * own / stack.size), free=False)["interval"]
-    return replace(fit, **errors(method, fit.law.variance, rest, own, free=False) | {"interval": cautious})
+    law = replace(fit.law, variance=fit.law.variance * unit * unit)
+    cautious = errors(method, law.variance, rest, own * (1 + 1.5 * own / stack.size), free=False)["interval"]
+    return replace(fit, law=law, **errors(method, law.variance, rest, own, free=False) | {"interval": cautious})
 
 
 def _own_spectra(values: ArrayLike, blocks: int, short: int) -> Floats:
@@ -74,7 +83,11 @@ def goodness(eigenvalues: ArrayLike, fit: BulkFit, *, blocks: int = 1, draws: in
     draws : simulated spectra; the smallest p-value is ``1 / (draws + 1)``
     seed : of the draws; equal arguments share them
     """
-    count = np.size(eigenvalues)
+    count = real(eigenvalues, "eigenvalues", negative=False).size
+    if draws < 1 or blocks < 1 or count == 0 or count % blocks:
+        raise ValueError(
+            f"draws must be at least 1 and blocks divide the {count} eigenvalues, got {draws} and {blocks}"
+        )
     short = count // blocks
     null = _ks_null(blocks, short, round(short / fit.law.ratio), nulls.rounded(fit.kurtosis), draws, seed)
     # Rigid eigenvalues: the distance goes as 1 over their number.

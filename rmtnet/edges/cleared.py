@@ -71,7 +71,7 @@ class Cleared:
 
     def _over(self, value: Floats, total: Floats, entries: Floats) -> Floats:
         if not isinstance(self.variance, str):
-            return value / float(self.variance)
+            return value / max(float(self.variance), 1e-300)
         if self.variance == "shared":
             others = self._left(self.spikes[:, None])
             total, entries = total + others[0].sum() - others[0], entries + others[1].sum() - others[1]

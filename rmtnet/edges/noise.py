@@ -59,6 +59,10 @@ class Noise:
     tails: tuple[Tail, Tail] | None = None
     """Of the largest eigenvalue and of minus the log of the smallest, where the layer's own entries were permuted."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.kurtosis < math.inf:
+            raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {self.kurtosis}")
+
     def largest_p(self, eigenvalue: ArrayLike, *, others: ArrayLike = 0) -> Floats:
         """Probability that the largest eigenvalue is as large, ``others`` spikes having been taken out before."""
         center, scale = self._edge(others)

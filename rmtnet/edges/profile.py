@@ -47,7 +47,10 @@ def largest_in_profile(
         As :func:`largest`; if the profile does not fit the weight, which is not 0 where the variance is, or falls
         into parts that share no row or column.
     """
-    matrix = as_blocks(weight)[0]
+    stack = as_blocks(weight)
+    if len(stack) != 1 or draws < 20:
+        raise ValueError(f"weight must be one matrix and draws at least 20, got shape {stack.shape} and draws={draws}")
+    matrix = stack[0]
     profile, sides = _profile(matrix, np.asarray(variances, dtype=float), heights, widths)
     unit = float(np.abs(matrix).max())
     if not unit:
@@ -59,6 +62,7 @@ def largest_in_profile(
     variable = (values**2 / np.mean(entries**2) / long - limit.edges[1]) / limit.edge_scale(short)
     # Without the spikes: a strong one would pass for heavy-tailed noise.
     rest = _standardised(without_largest(matrix, int(np.sum(variable > TracyWidom(1).isf(0.01)))), profile)
+    rest = rest if rest.any() else entries
     heavy = np.mean(rest**4) > (3 + heavy_excess(rest.size)) * np.mean(rest**2) ** 2
     if short > _SIMULATED and not heavy:
         p, null = float(TracyWidom(1).sf(variable[0])), "Tracy-Widom at the edge of the variance profile"

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmtnet import checks
 from rmtnet.bulk.estimators import Rest, moment
+from rmtnet.bulk.structure import connected_stacks
 from rmtnet.edges.cleared import Cleared, Variance
 from rmtnet.edges.noise import Noise
-from rmtnet.edges.structure import connected_stacks
 from rmtnet.edges.testing import noise_like, order_p_values, split_spectra
 from rmtnet.laws import spiked
 from rmtnet.spectra import singular_values
@@ -26,7 +26,7 @@ class Spikes:
     """Singular values that stand out of the noise, each with its signal: ``W = noise + theta u v^T + ...``."""
 
     block: NDArray[np.intp]
-    """(spike,) the block that it lies in; of one matrix with zeros, its part in ``laws.connected_components``."""
+    """(spike,) the block that it lies in; of one matrix with zeros, its connected parts by shape, then first row."""
     singular_value: Floats
     """(spike,) of the weight, descending within a block."""
     p_value: Floats

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.bulk import without_largest
+from rmtnet.bulk.structure import connected_stacks
 from rmtnet.checks import real
 from rmtnet.edges.cleared import Cleared, Counts, Variance, cleared
 from rmtnet.edges.noise import Noise
 from rmtnet.edges.simulated import permuted_tails
-from rmtnet.edges.structure import connected_stacks
 from rmtnet.spectra import singular_values
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ class Extreme:
     """Of all blocks together: ``1 - (1 - p)^blocks`` with the smallest of theirs."""
     singular_value: float
     block: int
-    """The block of the smallest p-value; of one matrix with zeros, its part in ``laws.connected_components``."""
+    """The block of the smallest p-value; of one matrix with zeros, its connected parts by shape, then first row."""
     block_p: Floats
     """(block,) p-value of each by itself; 1 for a block of zeros."""
     null: str
@@ -45,7 +45,7 @@ def largest(weight: ArrayLike, *, variance: Variance = "own", seed: int = 0) -> 
     Parameters
     ----------
     weight : (out, in) or (block, out, in) array_like or torch tensor
-        A single matrix with structural zeros is tested as its connected parts.
+        A single matrix with structural zeros is tested as its connected parts; "shared" is by those of one shape.
     variance : "own", "shared" or float
         Of the noise: fitted to each block by itself, to all together (more power for many small blocks, if they do have
         one variance), or known.
@@ -87,6 +87,8 @@ def extremes(
     kurtosis: float = 3.0,
 ) -> list[Extreme]:
     """:func:`extreme` of several ends, at the cost of one."""
+    if unknown := set(ends) - {"largest", "smallest"}:
+        raise ValueError(f"end must be 'largest' or 'smallest', got {unknown.pop()!r}")
     spectra, split = split_spectra(values, out, width, variance)
     return [_result(split, spectra, end, split.noise(kurtosis)) for end in ends]
 

@@ -15,8 +15,8 @@ def as_blocks(weight: ArrayLike) -> NDArray[np.float64]:
         If ``weight`` is not real, has another number of dimensions, is empty, or holds NaN or infinity.
     """
     stack = checked(weight, 2)
-    if stack.ndim > 3:
-        raise ValueError(f"weight must be (out, in) or (block, out, in), got shape {tuple(stack.shape)}")
+    if stack.ndim > 3 or 0 in stack.shape:
+        raise ValueError(f"weight must be (out, in) or (block, out, in), not empty, got shape {tuple(stack.shape)}")
     blocks = stack if stack.ndim == 3 else stack[None]
     part, scale = chunk(blocks, 2, slice(0, len(blocks)))
     return np.asarray(part if (scale == 1).all() else part / scale[:, None, None])

@@ -10,14 +10,15 @@ Floats = NDArray[np.float64]
 
 
 def connected_stacks(weight: ArrayLike) -> list[Floats]:
-    """Blocks (block, out, in); a single matrix with zeros as its connected parts, neighbours of one shape together.
+    """Blocks (block, out, in); a single matrix with zeros as its connected parts, those of one shape together.
 
     A block diagonal matrix that was stored as one dense matrix falls into its blocks, a pruned one loses the rows
-    and columns that are all 0. A matrix of zeros stays as it is.
+    and columns that are all 0. A matrix of zeros stays as it is. Parts are in order of shape, then of first row.
     """
     stack = as_blocks(weight)
     if len(stack) > 1 or stack.all() or not stack.any():
         return [stack]
-    parts = [stack[0][np.ix_(rows, columns)] for rows, columns in connected_components(stack[0])]
-    firsts = [k for k in range(len(parts)) if k == 0 or parts[k].shape != parts[k - 1].shape]
-    return [np.stack(parts[first:last]) for first, last in zip(firsts, [*firsts[1:], len(parts)], strict=True)]
+    parts: dict[tuple[int, ...], list[Floats]] = {}
+    for rows, columns in connected_components(stack[0]):
+        parts.setdefault((len(rows), len(columns)), []).append(stack[0][np.ix_(rows, columns)])
+    return [np.stack(parts[shape]) for shape in sorted(parts)]
