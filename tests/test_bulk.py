@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from scipy.optimize import brentq
 from scipy.linalg import block_diag
+from scipy.optimize import brentq
 from scipy.stats import kstest
 
 from rmtnet.bulk import fit_bulk, fit_noise, goodness, without_largest

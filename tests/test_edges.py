@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from numpy.testing import assert_allclose
 
-from rmtnet.edges import extreme, largest, largest_in_profile, smallest, spikes, spikes_of
+from rmtnet.edges import extreme, largest, largest_in_profile, profile, smallest, spikes, spikes_of
 from rmtnet.edges.noise import Noise
 from rmtnet.edges.simulated import Tail, extreme_tails, permuted_tails
 from rmtnet.edges.testing import noise_like, split_spectra
@@ -213,7 +213,8 @@ def test_a_profile_of_variances_is_no_spike():
     assert largest_in_profile(weights[0], grid, draws=200).p_value < 0.01
 
 
-def test_large_profiles_are_tested_at_the_edge_of_their_law():
+def test_large_profiles_are_tested_at_the_edge_of_their_law(monkeypatch):
+    monkeypatch.setattr(profile, "_SIMULATED", 256)
     grid = np.array([[4.0, 1, 0], [1, 1, 1]])
     rng = np.random.default_rng(12)
     weight = np.sqrt(np.kron(grid, np.ones((300, 200)))) * rng.normal(size=(600, 600))
@@ -361,15 +362,17 @@ def test_a_strong_spike_in_a_profile_is_not_its_own_null():
     assert largest_in_profile(weight, grid, draws=150).p_value < 1e-6
 
 
-def test_heavy_tailed_noise_in_a_large_profile_is_noise():
+def test_heavy_tailed_noise_in_a_large_profile_is_noise(monkeypatch):
+    monkeypatch.setattr(profile, "_SIMULATED", 256)
     rng = np.random.default_rng(22)
-    weight = rng.standard_t(3, size=(520, 520))
+    weight = rng.standard_t(3, size=(260, 260))
     result = largest_in_profile(weight, np.ones((2, 2)), draws=30)
     assert "permuted" in result.null
     assert result.p_value > 1e-3
 
 
-def test_the_edge_of_a_large_profile_has_the_scale_of_its_largest_values():
+def test_the_edge_of_a_large_profile_has_the_scale_of_its_largest_values(monkeypatch):
+    monkeypatch.setattr(profile, "_SIMULATED", 256)
     grid = np.array([[4.0, 1, 0], [1, 1, 1]])
     spread = np.sqrt(np.kron(grid, np.ones((260, 180))))
     rng = np.random.default_rng(23)
