@@ -39,9 +39,9 @@ def largest_in_profile(
         Rows and columns of the grid's blocks; equal ones by default.
     draws, seed : of the simulation
         Up to a short side of 1024, and if they are heavy-tailed, the layer's own entries are permuted within the
-        profile and given random signs; 400 draws leave 15 % error of a p-value of 1 % (from a side of 512 on a quarter of them
-        is drawn). Larger layers are tested at the edge of the law, which is that of Gaussian entries: for uniform ones
-        of 520 x 640 it found 0.4 % where it should find 1 %.
+        profile and given random signs; 400 draws leave 15 % error of a p-value of 1 % (from a side of 512 on a quarter
+        of them is drawn). Larger layers are tested at the edge of the law, which is that of Gaussian entries: for
+        uniform ones of 520 x 640 it found 0.4 % where it should find 1 %.
 
     Raises
     ------
