@@ -45,8 +45,10 @@ def fit_noise(weight: ArrayLike, *, method: Method = "moment", values: ArrayLike
     if len(stacks) > 1:
         shapes = ", ".join(f"{len(stack)} of {stack.shape[1]} x {stack.shape[2]}" for stack in stacks)
         raise ValueError(f"weight falls into connected parts of unequal shapes ({shapes}): fit them one by one")
-    unit = float(np.abs(stacks[0]).max()) or 1.0
-    stack = stacks[0] / unit
+    peak = float(max(stacks[0].max(), -stacks[0].min()))
+    # Squares of such entries do not leave the range of float64: no copy then.
+    unit = 1.0 if 1e-100 < peak < 1e100 else peak or 1.0
+    stack = stacks[0] if unit == 1 else stacks[0] / unit
     short, long = sorted(stack.shape[1:])
     known = singular_values(stack, method="gram") if values is None else _own_spectra(values, len(stack), short) / unit
     squares = known**2 / long
