@@ -21,4 +21,5 @@ def connected_stacks(weight: ArrayLike) -> list[Floats]:
     parts: dict[tuple[int, ...], list[Floats]] = {}
     for rows, columns in connected_components(stack[0]):
         parts.setdefault((len(rows), len(columns)), []).append(stack[0][np.ix_(rows, columns)])
-    return [np.stack(parts[shape]) for shape in sorted(parts)]
+    # A part alone is not copied once more: it may be an embedding that lacks the padding's row.
+    return [np.stack(same) if len(same) > 1 else same[0][None] for _, same in sorted(parts.items())]
