@@ -322,3 +322,13 @@ def test_equal_eigenvalues_have_no_free_ratio():
 def test_goodness_of_what_was_not_fitted_is_refused(how):
     with pytest.raises(ValueError, match="draws must be at least 1 and blocks divide the 12 eigenvalues"):
         goodness(np.ones(12), fit_bulk(np.linspace(0.5, 1.5, 12), 0.5), **how)
+
+
+def test_rows_of_zeros_are_no_part_of_the_noise():
+    weight = np.random.default_rng(32).normal(size=(30, 40))
+    for rows in ([0], [0, 7, 29]):
+        padded = weight.copy()
+        padded[rows] = 0
+        expected = fit_noise(np.delete(weight, rows, axis=0))
+        assert_allclose(fit_noise(padded).law.variance, expected.law.variance, rtol=1e-9)
+        assert_allclose(fit_noise(padded.T).interval, expected.interval, rtol=1e-9)

@@ -16,10 +16,17 @@ def connected_stacks(weight: ArrayLike) -> list[Floats]:
     and columns that are all 0. A matrix of zeros stays as it is. Parts are in order of shape, then of first row.
     """
     stack = as_blocks(weight)
-    if len(stack) > 1 or stack.all() or not stack.any():
+    if len(stack) > 1 or not (present := stack[0] != 0).any() or present.all():
         return [stack]
+    if present.all(axis=1).any():
+        # A row without zeros connects all columns: an embedding that lacks just the padding's row is not copied.
+        return [stack[:, _span(np.flatnonzero(present.any(axis=1)))]]
     parts: dict[tuple[int, ...], list[Floats]] = {}
-    for rows, columns in connected_components(stack[0]):
+    for rows, columns in connected_components(present):
         parts.setdefault((len(rows), len(columns)), []).append(stack[0][np.ix_(rows, columns)])
-    # A part alone is not copied once more: it may be an embedding that lacks the padding's row.
-    return [np.stack(same) if len(same) > 1 else same[0][None] for _, same in sorted(parts.items())]
+    return [np.stack(parts[shape]) for shape in sorted(parts)]
+
+
+def _span(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Ascending indices as a slice where none is left out."""
+    return slice(int(index[0]), int(index[-1]) + 1) if index[-1] - index[0] == len(index) - 1 else index
