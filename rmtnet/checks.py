@@ -46,6 +46,18 @@ def level(value: float, name: str = "level") -> None:
         raise ValueError(f"{name} must lie in (0, 1), got {value}")
 
 
+def kurtosis(value: float) -> None:
+    """``E x^4 / (E x^2)^2`` of entries.
+
+    Raises
+    ------
+    ValueError
+        If it is less than 1, which no law has, or not finite.
+    """
+    if not 1 <= value < np.inf:
+        raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {value}")
+
+
 def _detached(tensor: Any) -> Any:
     """On the CPU, in a precision that numpy has: it has no bfloat16."""
     tensor = tensor.detach().cpu()

@@ -45,8 +45,7 @@ def iid_blocks(
     ValueError
         If kurtosis is less than 1, which no law has, or not finite.
     """
-    if not 1 <= kurtosis < np.inf:
-        raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {kurtosis}")
+    checks.kurtosis(kurtosis)
     if kurtosis == 3:
         return rng.normal(scale=variance**0.5, size=shape)
     if kurtosis > 3:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet import nulls
+from rmtnet import checks, nulls
 from rmtnet.bulk.estimators import ESTIMATORS, Method, Rest, estimate, start_ratio, with_likely_ratio
-from rmtnet.checks import real
 from rmtnet.laws import MarchenkoPastur
 from rmtnet.laws.marchenko_pastur import Floats
 from rmtnet.spectra import singular_values
@@ -111,7 +110,7 @@ def _checked(eigenvalues: ArrayLike, ratio: float | None, blocks: int, method: M
     """Eigenvalues ascending."""
     if method not in ESTIMATORS:
         raise ValueError(f"method must be one of {', '.join(ESTIMATORS)}, got {method!r}")
-    values = real(eigenvalues, "eigenvalues", negative=False)
+    values = checks.real(eigenvalues, "eigenvalues", negative=False)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"eigenvalues must be 1-D and not empty, got shape {values.shape}")
     if blocks < 1 or len(values) % blocks:
@@ -160,8 +159,7 @@ def _interval(variance: float, relative_error: float) -> tuple[float, float]:
 
 def errors(method: Method, variance: float, rest: Rest, kurtosis: float, *, free: bool) -> dict[str, Any]:
     """The fields of a fit that rest on the kurtosis."""
-    if not 1 <= kurtosis < math.inf:
-        raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {kurtosis}")
+    checks.kurtosis(kurtosis)
     of_variance, of_ratio = _relative_errors(method, rest, kurtosis, free=free)
     return {
         "standard_error": variance * of_variance,

@@ -38,6 +38,12 @@ class Cleared:
         """(block,) that are not all 0: dead ones have no noise."""
         return self.squares[:, 0] > 0
 
+    @property
+    def groups(self) -> list[NDArray[np.intp]]:
+        """Blocks that are not all 0, those of one fitted variance together."""
+        alive = np.flatnonzero(self.alive)
+        return [alive] if self.variance == "shared" else list(alive[:, None])
+
     def with_spikes(self, spikes: Counts) -> "Cleared":
         return replace(self, spikes=spikes)
 
@@ -87,8 +93,7 @@ def cleared(values: Floats, out: int, width: int, variance: Variance) -> Cleared
     bare = Cleared(squares, short, long, variance, np.zeros(len(squares), dtype=np.intp))
     if short < _SOUGHT and (variance != "shared" or squares.size < 4 * _SOUGHT):
         return bare
-    alive = np.flatnonzero(bare.alive)
-    for group in [alive] if variance == "shared" else alive[:, None]:
+    for group in bare.groups:
         bare.spikes[group] = _outliers(squares[group], short / long)
     return bare
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rmtnet import nulls
+from rmtnet import checks, nulls
 from rmtnet.edges.simulated import Tail, extreme_tails
 from rmtnet.laws import TracyWidom
 from rmtnet.laws.tracy_widom import wishart_edge
@@ -14,7 +14,7 @@ from rmtnet.laws.tracy_widom import wishart_edge
 Floats = NDArray[np.float64]
 
 # From this short side on the limiting laws serve: their false alarm rates at 1 % and 5 % are in docs/statistics.md.
-_ASYMPTOTIC = 64
+ASYMPTOTIC = 64
 # Excess kurtosis over the root of the number of entries, from which on they do not (simulated: 64 x 64 to 256 x 256,
 # kurtosis 6 to 60).
 _HEAVY = 0.02
@@ -60,8 +60,7 @@ class Noise:
     """Of the largest eigenvalue and of minus the log of the smallest, where the layer's own entries were permuted."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.kurtosis < math.inf:
-            raise ValueError(f"kurtosis must be finite and at least 1 (Gaussian 3, uniform 1.8), got {self.kurtosis}")
+        checks.kurtosis(self.kurtosis)
 
     def largest_p(self, eigenvalue: ArrayLike, *, others: ArrayLike = 0) -> Floats:
         """Probability that the largest eigenvalue is as large, ``others`` spikes having been taken out before."""
@@ -77,13 +76,12 @@ class Noise:
         values = np.maximum(np.asarray(eigenvalue, dtype=float), 1e-300)
         if self.simulated:
             return self._tails[1].p(-np.log(values))
-        gap = round(self.long - self.short)
-        if gap == 0:
+        if self._gap == 0:
             return -np.expm1(-(self.short * values / 2 + np.sqrt(self.short * values)))
-        if gap < 4:
-            side = _ASYMPTOTIC // 2
-            sides = (self.short + self.long) / (2 * side + gap)
-            return extreme_tails(side, side + gap, 3.0, math.inf)[1].p(-np.log(values * sides))
+        if self._gap < 4:
+            side = ASYMPTOTIC // 2
+            sides = (self.short + self.long) / (2 * side + self._gap)
+            return extreme_tails(side, side + self._gap, 3.0, math.inf)[1].p(-np.log(values * sides))
         center, scale = self._log_edge
         return self._fitted((center - np.log(values)) / scale, 1 / scale)
 
@@ -95,8 +93,7 @@ class Noise:
             return f"{tail.draws} {what}{', tail fitted' if p < tail.fitted_below else ''}"
         if end == "largest":
             return "Tracy-Widom"
-        gap = round(self.long - self.short)
-        return "hard edge" if gap == 0 else "hard edge, simulated" if gap < 4 else "Tracy-Widom of the log"
+        return "hard edge" if self._gap == 0 else "hard edge, simulated" if self._gap < 4 else "Tracy-Widom of the log"
 
     @property
     def heavy(self) -> bool:
@@ -105,7 +102,12 @@ class Noise:
 
     @property
     def simulated(self) -> bool:
-        return self.short < _ASYMPTOTIC or self.tails is not None
+        return self.short < ASYMPTOTIC or self.tails is not None
+
+    @property
+    def _gap(self) -> int:
+        """Columns more than rows: the lower edge is hard if there are few."""
+        return round(self.long - self.short)
 
     @property
     def _tails(self) -> tuple[Tail, Tail]:

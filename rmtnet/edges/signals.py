@@ -74,7 +74,7 @@ def spikes(weight: ArrayLike, *, variance: Variance = "own", level: float = 0.01
     checks.level(level)
     stacks = connected_stacks(weight)
     blocks = sum(len(stack) for stack in stacks)
-    parts = [_of_stack(stack, variance, -math.expm1(math.log1p(-level) / blocks), seed) for stack in stacks]
+    parts = [_of_stack(stack, variance, _each(level, blocks), seed) for stack in stacks]
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -97,7 +97,12 @@ def spikes_of(
     checks.level(level)
     spectra, split = split_spectra(values, out, width, variance)
     noise = split.noise(kurtosis)
-    return _measured(split, spectra, noise, -math.expm1(math.log1p(-level) / len(spectra)), out <= width)
+    return _measured(split, spectra, noise, _each(level, len(spectra)), out <= width)
+
+
+def _each(level: float, blocks: int) -> float:
+    """Level of a block, for that of all."""
+    return -math.expm1(math.log1p(-level) / blocks)
 
 
 def _measured(split: Cleared, spectra: Floats, noise: Noise, level: float, out_is_short: bool) -> Spikes:
@@ -129,7 +134,7 @@ def _joined(parts: list[Spikes]) -> Spikes:
 def _tested(split: Cleared, noise: Noise, level: float) -> tuple[Cleared, Floats]:
     """With what noise does not explain set apart, too; and p-values (block, order), NaN where noise does."""
     p_values = np.full(split.squares.shape, np.nan)
-    first, open_blocks = 0, split.squares[:, 0] > 0
+    first, open_blocks = 0, split.alive
     while first < split.short and open_blocks.any():
         # More and more at once: a hundred p-values take no longer than one.
         orders = np.arange(first, min(2 * first + 1, split.short))
@@ -145,9 +150,8 @@ def _variances(split: Cleared) -> Floats:
     """(block,) of the noise, each spike's share taken off."""
     if not isinstance(split.variance, str):
         return np.full(len(split.squares), float(split.variance))
-    alive = np.flatnonzero(split.alive)
     found = np.zeros(len(split.squares))
-    for group in [alive] if split.variance == "shared" else alive[:, None]:
+    for group in split.groups:
         squares, kept = split.squares[group] / split.long, np.arange(split.short) >= split.spikes[group, None]
         rest = Rest(squares.size, len(squares), split.short / split.long, int((~kept).sum()))
         found[group] = moment(np.concatenate([squares[kept], squares[~kept]]), rest)

@@ -168,7 +168,7 @@ def _result(split: Cleared, spectra: Floats, end: End, noise: Noise) -> Extreme:
         p = order_p_values(split, np.zeros_like(split.spikes[:, None]), noise)[:, 0]
     else:
         p = noise.smallest_p(split.smallest())
-    p = np.where(split.squares[:, 0] > 0, p, 1.0)
+    p = np.where(split.alive, p, 1.0)
     block = int(np.argmin(p))
     value = float(spectra[block].max() if end == "largest" else spectra[block].min())
     return Extreme(float(pooled(p.min(), len(p))), value, block, p, noise.source(end, float(p[block])))

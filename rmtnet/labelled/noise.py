@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from rmtnet import spectra
 from rmtnet.bulk import fit_noise
 from rmtnet.bulk.estimators import Rest, middle_slope
+from rmtnet.edges.noise import ASYMPTOTIC, heavy_excess
 from rmtnet.labelled.apply import LEVELS, WEIGHT
 
 Floats = NDArray[np.float64]
-# Short side from which on limiting laws serve, and not simulations.
-_LARGE = 64
 
 
 def block_kurtosis(weight: xr.DataArray) -> xr.DataArray:
@@ -54,8 +53,8 @@ def _heavy(blocks: int, out: int, width: int) -> float:
 
     Less for small blocks, of which a fit leaves out the heaviest entries: two standard errors of Gaussian ones.
     """
-    if min(out, width) >= _LARGE:
-        return max(1.0, 0.02 * math.sqrt(out * width))
+    if min(out, width) >= ASYMPTOTIC:
+        return heavy_excess(out * width)
     return max(0.4, 2 * math.sqrt(24 / (blocks * out * width)))
 
 

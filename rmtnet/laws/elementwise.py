@@ -28,6 +28,13 @@ def quantiles(function: Callable[[Floats], NDArray[Any]], p: ArrayLike) -> Float
     return elementwise(function, array)
 
 
+def symmetry_class(beta: int) -> int:
+    """Dyson's index; a ValueError if there is no such class."""
+    if beta not in (1, 2, 4):
+        raise ValueError(f"beta must be 1, 2 or 4, got {beta}")
+    return int(beta)
+
+
 def places(condition: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Where it holds and where not: several times faster than masks."""
     return np.flatnonzero(condition), np.flatnonzero(~condition)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet.laws.elementwise import Floats, elementwise, quantiles
+from rmtnet.laws.elementwise import Floats, elementwise, quantiles, symmetry_class
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class WignerSurmise:
     beta: int = 1
 
     def __post_init__(self) -> None:
-        if self.beta not in (1, 2, 4):
-            raise ValueError(f"beta must be 1, 2 or 4, got {self.beta}")
-        object.__setattr__(self, "beta", int(self.beta))
+        object.__setattr__(self, "beta", symmetry_class(self.beta))
 
     def pdf(self, x: ArrayLike) -> Floats:
         """Density at spacing x."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.polynomial import Chebyshev, chebyshev, legendre
 from numpy.typing import ArrayLike
 
-from rmtnet.laws.elementwise import Floats, elementwise, places, quantiles
+from rmtnet.laws.elementwise import Floats, elementwise, places, quantiles, symmetry_class
 
 _MIDDLE, _FAR = -2.0, 6.0
 # Beyond them the smaller probability is no float any more.
@@ -64,9 +64,7 @@ class TracyWidom:
     beta: int = 1
 
     def __post_init__(self) -> None:
-        if self.beta not in (1, 2, 4):
-            raise ValueError(f"beta must be 1, 2 or 4, got {self.beta}")
-        object.__setattr__(self, "beta", int(self.beta))
+        object.__setattr__(self, "beta", symmetry_class(self.beta))
 
     def pdf(self, x: ArrayLike) -> Floats:
         """Density."""

@@ -155,8 +155,7 @@ def participation_share(vectors: ArrayLike) -> Floats:
     For random directions it tends to 1/3. Parameters are those of :func:`inverse_participation_ratio`; the count of
     :func:`rmtnet.measures.participation_ratio` is of a spectrum.
     """
-    units = _units(vectors)
-    return (1 / (units.shape[-1] * np.sum(units**4, axis=-1)))[()]
+    return (1 / (np.shape(vectors)[-1] * inverse_participation_ratio(vectors)))[()]
 
 
 def random_inverse_participation_ratio(length: int) -> tuple[float, float]:
