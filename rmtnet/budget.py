@@ -111,11 +111,12 @@ def sgd_budget(weight: Any, gradient: Any, *, rate: ArrayLike, weight_decay: flo
             f"gradient must be one step shorter than weight, got {tuple(gradient.shape)} for {tuple(weight.shape)}:"
             " weight is needed before each update and after the last"
         )
+    decay = checks.number(weight_decay, "weight_decay", -1e150, 1e150)
     rows = []
     for first, window in _windows(weight):
         before = window[..., :-1, :]
-        step = _flat(gradient[..., first : first + before.shape[-2], :, :, :], "gradient") + weight_decay * before
-        rows.append(_moments(before, step))
+        step = _flat(gradient[..., first : first + before.shape[-2], :, :, :], "gradient") + decay * before
+        rows.append(_moments(before, _bounded(step, "gradient + weight_decay * weight")))
     variance, gradient_variance, covariance = (np.concatenate(parts, axis=-1) for parts in zip(*rows, strict=True))
     return sgd_budget_from_moments(_with_last(variance, weight), gradient_variance, covariance, rate=rate)
 
@@ -135,7 +136,8 @@ def budget_from_moments(var_w: ArrayLike, var_dw: ArrayLike, cov_w_dw: ArrayLike
     ValueError
         If the lengths do not fit, or there are not two variances.
     """
-    return _budget(var_w, var_dw, 2 * np.asarray(cov_w_dw, dtype=np.float64), ("var_dw", "cov_w_dw"))
+    update, covariance = checks.floats(var_dw, "var_dw"), checks.floats(cov_w_dw, "cov_w_dw")
+    return _budget(var_w, update, covariance, (1.0, 2.0), ("var_dw", "cov_w_dw"))
 
 
 def sgd_budget_from_moments(
@@ -148,15 +150,21 @@ def sgd_budget_from_moments(
     var_g, cov_w_g : (..., step) Var(G) and Cov(W, G), G including weight decay
     rate : learning rate, a number or (step,)
     """
-    rates = np.asarray(rate, dtype=np.float64)
-    if not (np.isfinite(rates).all() and (rates >= 0).all()):
-        raise ValueError(f"rate must be finite and not negative, got {rate!r}")
-    gradient_variance, covariance = (np.asarray(part, dtype=np.float64) for part in (var_g, cov_w_g))
-    return _budget(var_w, rates**2 * gradient_variance, -2 * rates * covariance, ("var_g", "cov_w_g"))
+    rates = checks.floats(rate, "rate")
+    if not np.all((rates >= 0) & (rates <= 1e150)):
+        raise ValueError(f"rate must be finite and not negative, at most 1e150, got {rate!r}")
+    gradient, covariance = checks.floats(var_g, "var_g"), checks.floats(cov_w_g, "cov_w_g")
+    return _budget(var_w, gradient, covariance, (rates**2, -2 * rates), ("var_g", "cov_w_g"))
 
 
-def _budget(var_w: ArrayLike, update: ArrayLike, covariance: Floats, names: tuple[str, str]) -> VarianceBudget:
-    variance, update = np.asarray(var_w, dtype=np.float64), np.asarray(update, dtype=np.float64)
+def _budget(
+    var_w: ArrayLike, update: Floats, covariance: Floats, factors: tuple[Any, Any], names: tuple[str, str]
+) -> VarianceBudget:
+    with np.errstate(over="ignore"):
+        update, covariance = update * factors[0], covariance * factors[1]
+    variance = checks.floats(var_w, "var_w")
+    for part, name in zip((variance, update, covariance), ("var_w", *names), strict=True):
+        checks.in_range(part, name)
     if update.shape != covariance.shape or variance.ndim == 0 or variance.shape[-1] < 2:
         raise ValueError(
             f"{names[0]} and {names[1]} must have one shape, and var_w two steps or more;"
@@ -192,7 +200,10 @@ def _windows(weight: Any) -> Iterator[tuple[int, Floats]]:
 def _flat(part: Any, name: str) -> Floats:
     """(..., step, entry) in float64, checked."""
     stack = checks.real(part, name)
-    stack = stack.reshape(*stack.shape[:-3], -1)
+    return _bounded(stack.reshape(*stack.shape[:-3], -1), name)
+
+
+def _bounded(stack: Floats, name: str) -> Floats:
     if np.abs(stack).max() > 1e150:
         raise ValueError(f"{name} holds values beyond 1e150, whose squares exceed float64: divide by the largest")
     return stack

@@ -107,29 +107,25 @@ def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str
 
 
 @main.command()
-@click.argument("path", type=PATH)
-def info(path: Path) -> None:
-    """Show what the run store PATH holds.
+@click.argument("path")
+def info(path: str) -> None:
+    """Show what the run PATH (a folder, or a URL such as s3://...) holds, also while it is being written.
 
     \b
     Example:
         rmtnet info runs/demo/b10.zarr
     """
-    from rmtnet import store
-    from rmtnet.terminal import run_table, show
+    from rmtnet import store, terminal
 
     run = store.open_run(path)
-    for key, value in run.attrs.items():
-        click.echo(f"{key}: {value}")
-    metrics = [str(name) for name in run.metrics]
-    click.echo(f"metrics: {', '.join(metrics) or 'none'} ({run.metrics.sizes['step']} steps)")
-    click.echo(f"bytes: {sum(file.stat().st_size for file in path.rglob('*') if file.is_file()):,}")
-    show(run_table(run))
+    seen = store.overview(run)
+    click.echo("\n".join(terminal.run_lines(run, seen)))
+    terminal.show(terminal.run_table(seen))
 
 
 @main.command()
-@click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
-@click.option("--reference", "references", metavar="PATH", type=PATH, multiple=True,
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--reference", "references", metavar="PATH", multiple=True,
               help="Run of the dense sister; repeat it, one for each seed.")  # fmt: skip
 @click.option("--layer", "layers", metavar="GLOB", multiple=True, default=["*"],
               help="Only the layers whose names match; repeatable.")  # fmt: skip
@@ -143,7 +139,7 @@ def info(path: Path) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--plots", metavar="DIR", type=PATH, help="Draw each layer's results into DIR.")
 def analyze(
-    paths: tuple[Path, ...], references: tuple[Path, ...], layers: tuple[str, ...], steps: str | None, also: str,
+    paths: tuple[str, ...], references: tuple[str, ...], layers: tuple[str, ...], steps: str | None, also: str,
     output: Path | None, spectra: str | None, form: str, plots: Path | None,
 ) -> None:  # fmt: skip
     """Compare the recorded matrices of the runs PATH... with random matrices and with their dense sister.
@@ -175,6 +171,116 @@ def analyze(
         click.echo(json.dumps(analysis.long_table(found).to_dict(orient="records"), indent=1))
     if plots:
         _draw(found, plots)
+
+
+@main.group("store")
+def stores() -> None:
+    """Check, repair, shrink and convert recorded runs."""
+
+
+@stores.command()
+@click.argument("path")
+def verify(path: str) -> None:
+    """Read and check every chunk of the run PATH; exit code 2 if it is damaged.
+
+    \b
+    Example:
+        rmtnet store verify runs/demo/b10.zarr
+    """
+    from rmtnet import store, terminal
+
+    found = store.verify(path)
+    terminal.show(terminal.health_table(found))
+    if damaged := sum(bool(health.faults) for health in found):
+        click.echo(
+            f"rmtnet: {path}: {damaged} of {len(found)} arrays are damaged: rmtnet store repair saves the rest",
+            err=True,
+        )
+        raise click.exceptions.Exit(2)
+    click.echo(f"{path}: whole")
+
+
+@stores.command()
+@click.argument("path", type=PATH)
+@click.option("--drop", is_flag=True, help="Leave out damaged layers and keep all steps, instead of cutting them off.")
+def repair(path: Path, drop: bool) -> None:
+    """Cut the run PATH back to its last step that is whole in every layer; keep the original under another name.
+
+    \b
+    Examples:
+        rmtnet store repair runs/demo/b10.zarr
+        rmtnet store repair runs/demo/b10.zarr --drop
+    """
+    from rmtnet import store
+
+    done = store.repair(path, drop=drop)
+    if done is None:
+        click.echo(f"{path}: whole, nothing to repair")
+        return
+    lost = f"without {', '.join(done.dropped)}" if drop else f"cut at step {done.cut}"
+    click.echo(f"{path}: {lost}; the damaged run is kept as {done.original}")
+
+
+@stores.command()
+@click.argument("path")
+@click.option("-o", "--output", metavar="COPY", type=PATH, help="Write a copy.  [default: replace PATH]")
+@click.option("--codec", type=click.Choice(["none", "lz4", "zstd", "delta"]), help="Of matrices.  [default: as it is]")
+@click.option("--chunk-mb", type=click.IntRange(1, 256), default=16, show_default=True, help="MiB in a chunk.")
+def compact(path: str, output: Path | None, codec: str | None, chunk_mb: int) -> None:
+    """Write the run PATH anew with larger chunks, hence fewer files, or another codec; no number in it changes.
+
+    \b
+    Examples:
+        rmtnet store compact runs/demo/b10.zarr
+        rmtnet store compact runs/demo/b10.zarr --codec delta -o b10-small.zarr
+    """
+    from rmtnet import store
+
+    click.echo(store.compact(path, output, codec=codec, chunk_bytes=chunk_mb * 2**20))
+
+
+@stores.command()
+@click.argument("path")
+@click.option("--every", "period", metavar="N", type=click.IntRange(1), help="Keep the steps that N divides.")
+@click.option("--steps", metavar="STEPS", help="Keep these, such as 0,100,2000.")
+@click.option("-o", "--output", metavar="COPY", type=PATH, help="Write a copy.")
+@click.option("--in-place", is_flag=True, help="Replace PATH: the other steps are gone then.")
+def thin(path: str, period: int | None, steps: str | None, output: Path | None, in_place: bool) -> None:
+    """Keep some steps of the run PATH; what is one number a step (metrics, moments, norms) stays whole.
+
+    \b
+    Examples:
+        rmtnet store thin runs/demo/b10.zarr --every 100 -o b10-thin.zarr
+        rmtnet store thin runs/demo/b10.zarr --steps 0,100,2000 --in-place
+    """
+    from rmtnet import schedules, store
+
+    if (period is None) == (steps is None):
+        raise click.UsageError("choose the steps, by --every or by --steps")
+    if (output is None) != in_place:
+        raise click.UsageError("choose where to write: -o COPY or --in-place")
+    keep = schedules.every(period) if period is not None else schedules.at(*_numbers(steps or ""))
+    click.echo(store.thin(path, keep, output))
+
+
+@stores.command()
+@click.argument("path")
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="FILE.nc, FILE.safetensors or FILE.npz.")
+@click.option("--group", default="weights", show_default=True, help="What to take: weights, gradients, spectra, ...")
+@click.option("--layer", "layers", metavar="NAME", multiple=True, help="Only this layer; repeatable.")
+@click.option("--steps", metavar="STEPS", help="Only these, such as 100 or 0,100.  [default: all]")
+def export(path: str, output: Path, group: str, layers: tuple[str, ...], steps: str | None) -> None:
+    """Write layers of the run PATH, all steps or some, to a file that others read.
+
+    \b
+    Examples:
+        rmtnet store export runs/demo/b10.zarr -o b10.nc
+        rmtnet store export runs/demo/b10.zarr --steps 600 -o b10-600.safetensors
+    """
+    from rmtnet import store
+
+    chosen = None if steps is None else _numbers(steps)
+    click.echo(store.export(store.open_run(path), output, group=group, layers=layers or None, steps=chosen))
 
 
 @main.group()
@@ -211,11 +317,11 @@ def fetch(name: str) -> None:
     click.echo("\n".join(map(str, paths)) or f"{name} is {datasets.locate(name)}: nothing to fetch")
 
 
-def _opened(paths: Iterable[Path]) -> list["Run"]:
+def _opened(paths: Iterable[str]) -> list["Run"]:
     """The runs in natural order, without the superseded ones if there are others."""
     from rmtnet import store
 
-    runs = [store.open_run(path) for path in sorted(paths, key=lambda path: store.natural_order(str(path)))]
+    runs = [store.open_run(path) for path in sorted(paths, key=store.natural_order)]
     current = [run for run in runs if "superseded" not in run.attrs]
     for run in runs:
         if current and "superseded" in run.attrs:
@@ -232,6 +338,13 @@ def _draw(results: "Dataset", folder: Path) -> None:
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return sorted({int(word) for word in _words(text)})
+    except ValueError:
+        raise click.BadParameter(f"--steps takes numbers such as 0,100, got {text!r}") from None
 
 
 def _key_value(text: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -54,20 +53,24 @@ class Matrix:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(block, out, in) of a snapshot, without taking one."""
-        blocks, rows, columns = self.layout.view(self.tensor.detach()).shape
+        # Of a tensor without numbers: one that is sharded over processes knows its whole shape only.
+        blocks, rows, columns = self.layout.view(torch.empty(self.tensor.shape, device="meta")).shape
         return blocks, rows, columns
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """The parameter's gradient, None if it has none now."""
+        return self.tensor.grad if self.tensor.is_leaf else None
+
+    @property
+    def gates(self) -> torch.Tensor | None:
+        """(gate_row, gate_col) of a dynamic layer: the share of inputs for which a gate is open; else None."""
+        return getattr(self.owner, "open_fraction", None)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of a snapshot: the parameter's, but float32 for 16-bit types."""
         return np.dtype(np.float64 if self.tensor.dtype == torch.float64 else np.float32)
-
-    def snapshot(self) -> NDArray[Any]:
-        """(block, out, in) copy in host memory, in the parameter's precision (16-bit types as float32, exactly)."""
-        tensor = self.layout.view(self.tensor.detach())
-        if tensor.dtype not in (torch.float32, torch.float64):
-            tensor = tensor.float()
-        return np.array(tensor.cpu().numpy(), copy=True)
 
 
 def matrices(model: nn.Module) -> list[Matrix]:
@@ -166,6 +169,9 @@ def _layouts(module: nn.Module, attribute: str, parameter: torch.Tensor) -> dict
         return {"": _block_layer(module)}
     if parameter.ndim != 2:
         return {}
+    if type(module).__name__ == "Conv1D" and attribute == "weight":
+        # Of the transformers library: a linear layer that stores (in, out).
+        return {"": _diagonal(lambda tensor: tensor.mT[None], parameter)}
     parts = _parts(module, attribute)
     return {f".{part}": _diagonal(_slice(k, len(parts)), parameter) for k, part in enumerate(parts)} or {
         "": _diagonal(lambda tensor: tensor[None], parameter)

@@ -25,7 +25,9 @@ def spectral_norm(singular_values: ArrayLike) -> Floats:
 def frobenius_norm(singular_values: ArrayLike) -> Floats:
     """Root of the sum of squares, of singular values or entries alike: ``||W||_F``."""
     scaled, largest = _scaled(singular_values)
-    return np.asarray(largest * np.sqrt(np.sum(scaled**2, axis=-1)))
+    with np.errstate(over="ignore"):
+        norm = np.asarray(largest * np.sqrt(np.sum(scaled**2, axis=-1)))
+    return checks.in_range(norm, "a Frobenius norm")
 
 
 def log_spectral_norm(singular_values: ArrayLike) -> Floats:
@@ -109,17 +111,17 @@ def hard_rank(
 
     Raises
     ------
-    ValueError
-        If the dtype is none of these, or the tolerance is negative.
+    TypeError, ValueError
+        If shape is not (out, in), the dtype is none of these, or the tolerance is negative.
 
     References
     ----------
     .. [1] Press et al., Numerical Recipes, 3rd ed. (2007), section 2.6.
     """
-    if tolerance is None:
-        tolerance = max(shape) * epsilon(dtype)
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must not be negative, got {tolerance}")
+    if np.shape(shape) != (2,):
+        raise ValueError(f"shape must be (out, in), got {shape}")
+    longest = max(checks.count(side, "a side of shape") for side in shape)
+    tolerance = longest * epsilon(dtype) if tolerance is None else checks.number(tolerance, "tolerance", 0, math.inf)
     scaled, largest = _scaled(singular_values)
     known = (largest == 0) | (tolerance < 1)
     return np.where(known, np.count_nonzero(scaled > tolerance, axis=-1), np.nan)
@@ -134,13 +136,13 @@ def alpha_hat(eigenvalues: ArrayLike, alpha: ArrayLike) -> Floats:
     Parameters
     ----------
     eigenvalues : (..., order)
-    alpha : (...) exponent of their tail, as :func:`rmtnet.tails.fit_power_law` gives
+    alpha : (...) exponent of their tail, as :func:`rmtnet.tails.fit_power_law` gives; positive, NaN gives NaN
 
     References
     ----------
     .. [1] Martin, Peng and Mahoney, Nat. Commun. 12 (2021) 4122.
     """
-    return np.asarray(alpha, dtype=float) * _log10(_scaled(eigenvalues, "eigenvalues")[1])
+    return _exponent(alpha) * _log10(_scaled(eigenvalues, "eigenvalues")[1])
 
 
 def log_alpha_norm(eigenvalues: ArrayLike, alpha: ArrayLike) -> Floats:
@@ -151,13 +153,13 @@ def log_alpha_norm(eigenvalues: ArrayLike, alpha: ArrayLike) -> Floats:
     Parameters
     ----------
     eigenvalues : (..., order)
-    alpha : (...) positive
+    alpha : (...) positive, NaN gives NaN
 
     References
     ----------
     .. [1] Martin, Peng and Mahoney, Nat. Commun. 12 (2021) 4122.
     """
-    exponent = np.asarray(alpha, dtype=float)
+    exponent = _exponent(alpha)
     scaled, largest = _scaled(eigenvalues, "eigenvalues")
     powers = np.sum(scaled ** exponent[..., None], axis=-1)
     return exponent * _log10(largest) + _log10(np.where(largest > 0, powers, 1))
@@ -169,15 +171,20 @@ def mp_softrank(eigenvalues: ArrayLike, upper_edge: ArrayLike) -> Floats:
     Parameters
     ----------
     eigenvalues : (..., order)
-    upper_edge : (...) of the law fitted to the bulk, ``fit_bulk(...).law.edges[1]``
+    upper_edge : (...) not negative, NaN gives NaN: of the law fitted to the bulk, ``fit_bulk(...).law.edges[1]``
 
     References
     ----------
     .. [1] Martin and Mahoney, J. Mach. Learn. Res. 22 (2021) 165.
     """
     largest = _scaled(eigenvalues, "eigenvalues")[1]
-    edge = np.asarray(upper_edge, dtype=float)
-    return np.divide(edge, largest, out=np.full(np.broadcast(edge, largest).shape, np.nan), where=largest > 0)
+    edge = checks.floats(upper_edge, "upper_edge")
+    if np.any((edge < 0) | np.isinf(edge)):
+        raise ValueError(f"upper_edge must be finite and not negative, got {np.nanmin(edge)} to {np.nanmax(edge)}")
+    shape = np.broadcast_shapes(edge.shape, largest.shape)
+    with np.errstate(over="ignore"):
+        found = np.divide(edge, largest, out=np.full(shape, np.nan), where=largest > 0)
+    return checks.in_range(found, "a soft rank")
 
 
 def weightwatcher(singular_values: ArrayLike, shape: tuple[int, int]) -> dict[str, float]:
@@ -256,6 +263,13 @@ def _scaled(values: ArrayLike, name: str = "singular_values") -> tuple[Floats, F
         raise ValueError(f"{name} must be (..., order), not empty; got shape {array.shape}")
     largest = array.max(axis=-1, keepdims=True)
     return np.divide(array, largest, out=np.zeros_like(array), where=largest > 0), largest[..., 0]
+
+
+def _exponent(alpha: ArrayLike) -> Floats:
+    found = checks.floats(alpha, "alpha")
+    if np.any(wrong := (found <= 0) | (found > 1e300)):
+        raise ValueError(f"alpha must lie in (0, 1e300], got {found[wrong].flat[0]}")
+    return found
 
 
 def _entropy(weights: Floats) -> Floats:

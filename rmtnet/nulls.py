@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmtnet import checks
 from rmtnet.spectra import aggregate, singular_values
+from rmtnet.spectra.chunks import checked
 
 Floats = NDArray[np.float64]
 _CHUNK_ENTRIES = 2**21
@@ -33,7 +34,7 @@ class OrderedNull:
 
 
 def iid_blocks(
-    shape: tuple[int, ...], variance: float, rng: np.random.Generator, *, kurtosis: float = 3.0
+    shape: tuple[int, ...], variance: float, rng: int | np.random.Generator, *, kurtosis: float = 3.0
 ) -> NDArray[np.float64]:
     """Independent entries of mean 0, the given variance and kurtosis ``E x^4 / (E x^2)^2``, (..., out, in).
 
@@ -42,10 +43,11 @@ def iid_blocks(
 
     Raises
     ------
-    ValueError
-        If kurtosis is less than 1, which no law has, or not finite.
+    TypeError, ValueError
+        If kurtosis is less than 1, which no law has, or not finite, or if variance is not in [0, 1e300].
     """
-    checks.kurtosis(kurtosis)
+    kurtosis, rng = checks.kurtosis(kurtosis), checks.generator(rng)
+    variance = checks.number(variance, "variance", 0, 1e300)
     if kurtosis == 3:
         return rng.normal(scale=variance**0.5, size=shape)
     if kurtosis > 3:
@@ -58,14 +60,14 @@ def iid_blocks(
     return np.sqrt(variance * (2 * power + 1)) * symmetric
 
 
-def permuted(weight: ArrayLike, rng: np.random.Generator) -> Floats:
+def permuted(weight: ArrayLike, rng: int | np.random.Generator) -> Floats:
     """The entries of each matrix in random order: noise of exactly the layer's entry law, (..., out, in)."""
-    stack = checks.real(weight, "weight")
-    flat = rng.permuted(stack.reshape(*stack.shape[:-2], -1), axis=-1)
+    stack = checks.real(checked(weight, 2), "weight")
+    flat = checks.generator(rng).permuted(stack.reshape(*stack.shape[:-2], -1), axis=-1)
     return flat.reshape(stack.shape)
 
 
-def matched_spectra(weight: ArrayLike, *, draws: int, seed: int = 0) -> Floats:
+def matched_spectra(weight: ArrayLike, *, draws: int, seed: int | np.random.Generator = 0) -> Floats:
     """Singular values of ``draws`` matrices with the entries of ``weight`` in random order within each block.
 
     Parameters
@@ -76,7 +78,8 @@ def matched_spectra(weight: ArrayLike, *, draws: int, seed: int = 0) -> Floats:
     -------
     (draws, ..., order) descending
     """
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed, "seed")
+    draws = checks.count(draws, "draws")
     return np.stack([singular_values(permuted(weight, rng), method="gram") for _ in range(draws)])
 
 
@@ -93,12 +96,13 @@ def ordered_null(
     blocks, out, width : shape of R; one block for a dense layer
     draws : number of matrices; by default 64, fewer (at least 16) for large ones, whose singular values vary less (but
         for the smallest ones of square matrices, whose band is then rough)
-    seed : of the draws; equal seeds give equal results, and R and its transpose the same
+    seed : of the draws, a whole number; equal seeds give equal results, and R and its transpose the same
     kurtosis : of the entries, see :func:`iid_blocks`
     """
-    if draws is None:
-        draws = int(np.clip(64 * (512 / min(out, width)) ** 2, 16, 64))
-    return _ordered(blocks, min(out, width), max(out, width), draws, seed, kurtosis)
+    blocks, out, width = (checks.count(*side) for side in ((blocks, "blocks"), (out, "out"), (width, "width")))
+    default = int(np.clip(64 * (512 / min(out, width)) ** 2, 16, 64))
+    draws, seed = default if draws is None else checks.count(draws, "draws"), checks.count(seed, "seed", 0)
+    return _ordered(blocks, min(out, width), max(out, width), draws, seed, checks.kurtosis(kurtosis))
 
 
 def rounded(kurtosis: float) -> float:
@@ -107,10 +111,10 @@ def rounded(kurtosis: float) -> float:
 
 
 def draws_of(
-    shape: tuple[int, ...], draws: int, rng: np.random.Generator, *, kurtosis: float = 3.0
+    shape: tuple[int, ...], draws: int, rng: int | np.random.Generator, *, kurtosis: float = 3.0
 ) -> Iterator[Floats]:
     """Stacks (some, \\*shape) of unit variance, ``draws`` in all, a bounded number at once."""
-    at_once = max(1, _CHUNK_ENTRIES // int(np.prod(shape)))
+    at_once, rng = max(1, _CHUNK_ENTRIES // math.prod(shape)), checks.generator(rng)
     for first in range(0, draws, at_once):
         yield iid_blocks((min(at_once, draws - first), *shape), 1.0, rng, kurtosis=kurtosis)
 

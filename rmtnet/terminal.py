@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rmtnet.store import Run
+from rmtnet.store import Health, Overview, Run
 
 _LINE_SECONDS = 10.0
+_GAPS = 5
 # Two lines of a title keep a table of sisters within 100 columns.
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "variance": ("variance", lambda value: _short(f"{value:.2e}")),
@@ -107,15 +108,46 @@ def results_table(results: xr.Dataset) -> Table:
     return table
 
 
-def run_table(run: Run) -> Table:
-    """The layers of a run: form, shape, precision, recorded steps."""
-    table = Table("layer", "form", "blocks", "block", "dtype", "steps", "first", "last", header_style="bold")
-    for name, weight in run.items():
-        steps = weight["step"].values
-        ends = [str(steps[0]), str(steps[-1])] if len(steps) else ["", ""]
-        _, blocks, rows, columns = weight.shape
-        shape = f"{rows} x {columns}"
-        table.add_row(name, weight.attrs["form"], str(blocks), shape, str(weight.dtype), str(len(steps)), *ends)
+def run_lines(run: Run, seen: Overview) -> list[str]:
+    """A run in words: its attributes, what was recorded, its size, when it was written last, whether it looks whole."""
+    lines = [f"{key}: {value}" for key, value in run.attrs.items()]
+    lines.append(f"groups: {', '.join(run.groups)}")
+    if "metrics" in run.groups:
+        metrics = ", ".join(map(str, run.metrics)) or "none"
+        lines.append(f"metrics: {metrics} ({run.metrics.sizes['step']} steps)")
+    if seen.disk_bytes is not None:
+        values, disk = sum(row.nbytes for row in seen.recorded), max(seen.disk_bytes, 1)
+        lines.append(f"bytes: {disk:,} in {seen.files:,} files, of values {values:,} ({values / disk:.2f} times)")
+    for row in seen.recorded:
+        gaps = [f"{first} to {last}" for first, last in row.gaps]
+        more = f" and {len(gaps) - _GAPS} more" if len(gaps) > _GAPS else ""
+        lines += [f"gaps: {row.group} of {row.layer}: steps {', '.join(gaps[:_GAPS])}{more}"] if gaps else []
+    when = f"{seen.committed:%Y-%m-%d %H:%M:%S} UTC" if seen.committed else "at an unknown time"
+    lines.append(f"last commit: {when}, step {'none' if seen.last_step is None else seen.last_step}")
+    lines.append(f"written now by: {seen.writer or 'nobody'}")
+    return [*lines, f"health: {'; '.join(seen.problems) or 'no file is missing (rmtnet store verify reads them)'}"]
+
+
+def run_table(seen: Overview) -> Table:
+    """What was recorded of each layer: form, shape, precision, steps, bytes on disk."""
+    titles = ("layer", "of", "form", "shape", "dtype", "steps", "first", "last", "bytes", "ratio")
+    table = Table(*titles, header_style="bold")
+    for row in seen.recorded:
+        ends = [str(row.steps[0]), str(row.steps[-1])] if len(row.steps) else ["", ""]
+        ratio = f"{row.nbytes / row.disk_bytes:.2f}" if row.disk_bytes else ""
+        disk = "" if row.disk_bytes is None else f"{row.disk_bytes:,}"
+        shape = " x ".join(map(str, row.shape))
+        table.add_row(row.layer, row.group, row.form, shape, row.dtype, str(len(row.steps)), *ends, disk, ratio)
+    return table
+
+
+def health_table(found: Sequence[Health]) -> Table:
+    """Each array of a run: rows, chunks, and what is wrong with it."""
+    table = Table("array", "rows", "chunks", "found", header_style="bold")
+    for health in found:
+        more = f" (and {len(health.faults) - 1} more)" if len(health.faults) > 1 else ""
+        wrong = f"damaged at row {health.whole_rows}: {health.faults[0][1]}{more}" if health.faults else ""
+        table.add_row(health.array, str(health.rows), str(health.chunks), wrong or health.note or "whole")
     return table
 
 

@@ -18,6 +18,7 @@ from rmtnet.store import open_run
 from rmtnet.study import Study
 
 _CHECKPOINT_SECONDS = 15.0
+_COMMIT_SECONDS = 10.0
 _TEST_BATCH = 1000
 
 
@@ -206,6 +207,7 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
             when=at(study.iterations) | study.record,
             mode="resume" if path.exists() else "x",
             attributes={"study": study.to_json(), "seed": study.seed},
+            commit_seconds=_COMMIT_SECONDS,
         )
         with recorder.attach(training.optimizer, step=training.step):
             _train(training, recorder, checkpoints.checkpoint_path(study, folder), progress)

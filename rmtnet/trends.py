@@ -37,6 +37,7 @@ class Deterioration:
     fall: float
     """Along the fitted line, from the first to the last step."""
     low: float
+    """Minus infinity where a rise may exceed 1.8e308."""
     high: float
     observed: float
     """1 - last / first."""
@@ -106,19 +107,24 @@ def drift(
     x, y = _series(steps, values)
     if log_steps and x[0] <= 0:
         raise ValueError(f"steps must be positive with log_steps, got {x[0]}: leave it out")
-    size = float(np.abs(y - y.mean()).max())
-    if size <= 1e-14 * np.abs(y).max():  # constant but for rounding
+    draws = checks.count(draws, "draws")
+    largest = float(np.abs(y).max()) or 1.0
+    y = y / largest - np.mean(y / largest)
+    size = float(np.abs(y).max())
+    if size <= 1e-14:  # constant but for rounding
         return Drift(0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     x, unit = _centred(np.log(x) if log_steps else x)
     lags = {"maxlags": _lags(len(x)), "use_correction": False}
-    fit = OLS((y - y.mean()) / size, np.column_stack([np.ones_like(x), x])).fit(cov_type="HAC", cov_kwds=lags)
+    fit = OLS(y / size, np.column_stack([np.ones_like(x), x])).fit(cov_type="HAC", cov_kwds=lags)
     slope, error = float(fit.params[1]), float(fit.bse[1])
     autocorrelation = _autocorrelation(np.asarray(fit.resid))
     null = _null_statistics(x.tobytes(), autocorrelation, draws, seed)
     as_far = draws - np.searchsorted(null, abs(slope) / max(error, 1e-14))
     reach = error * float(np.quantile(null, level))
-    slope, error, reach = (part * size / unit for part in (slope, error, reach))
-    return Drift(slope, error, float(as_far + 1) / (draws + 1), slope - reach, slope + reach, autocorrelation)
+    parts = np.array([slope, error, reach, slope - reach, slope + reach])
+    with np.errstate(over="ignore"):
+        slope, error, reach, low, high = checks.in_range(parts * size * largest / unit, "the slope").tolist()
+    return Drift(slope, error, float(as_far + 1) / (draws + 1), low, high, autocorrelation)
 
 
 def deterioration(
@@ -147,10 +153,12 @@ def deterioration(
         raise ValueError(f"ratio must be positive, got {np.min(y)}")
     line = drift(x, np.log(y), log_steps=log_steps, level=level, draws=draws, seed=seed)
     span = math.log(x[-1] / x[0]) if log_steps else x[-1] - x[0]
-    fall, low, high = (-math.expm1(slope * span) for slope in (line.slope, line.high, line.low))
     lowest = int(np.argmin(y))
-    observed, deepest = (1 - float(end / y[0]) for end in (y[-1], y[lowest]))
-    return Deterioration(fall, low, high, observed, deepest, float(x[lowest]), line)
+    with np.errstate(over="ignore"):
+        fall, low, high = -np.expm1(np.array([line.slope, line.high, line.low]) * span)
+        observed, deepest = 1 - y[[-1, lowest]] / y[0]
+    checks.in_range(np.array([fall, observed]), "the ratio over its start")
+    return Deterioration(float(fall), float(low), float(high), float(observed), float(deepest), float(x[lowest]), line)
 
 
 def corrected(p: ArrayLike, *, method: str = "holm") -> Floats:
@@ -174,12 +182,15 @@ def corrected(p: ArrayLike, *, method: str = "holm") -> Floats:
     """
     from statsmodels.stats.multitest import multipletests
 
-    values = np.array(p, dtype=np.float64)
+    values = checks.floats(p, "p")
     tested = ~np.isnan(values)
     if not np.all((values[tested] >= 0) & (values[tested] <= 1)):
         raise ValueError(f"p must lie in [0, 1] or be NaN, got {values[tested].min()} to {values[tested].max()}")
     if tested.any():
-        values[tested] = multipletests(values[tested], method=method)[1]
+        try:
+            values[tested] = multipletests(values[tested], method=method)[1]
+        except (AttributeError, ValueError):
+            raise ValueError(f"method must be one that statsmodels' multipletests knows, got {method!r}") from None
     return values
 
 
@@ -207,11 +218,10 @@ def first_departure(
     correlate by 0.9. "fdr_bh": 5.2 and 2.6 % when all is noise, and more false departures beside true ones.
     """
     checks.level(level)
-    values, places = np.asarray(p, dtype=np.float64), np.asarray(steps, dtype=np.float64)
+    values, places = checks.floats(p, "p"), checks.floats(steps, "steps")
     if values.ndim == 0 or places.shape != values.shape[-1:] or not np.all(np.diff(places) > 0):
         raise ValueError(f"steps must ascend, one for each of p's last axis, got {places.shape} for {values.shape}")
-    if consecutive < 1:
-        raise ValueError(f"consecutive must be at least 1, got {consecutive}")
+    consecutive = checks.count(consecutive, "consecutive")
     if values.shape[-1] < consecutive:
         return np.full(values.shape[:-1], np.nan)
     rejected = corrected(values, method=method) <= level
@@ -220,7 +230,7 @@ def first_departure(
 
 
 def _series(steps: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
-    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    x, y = checks.floats(steps, "steps"), checks.floats(values, "values")
     if x.ndim != 1 or x.shape != y.shape or len(x) < 10:
         raise ValueError(f"steps and values must be 1-D and of one length >= 10, got {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):

@@ -3,12 +3,17 @@ import io
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from numpy.testing import assert_allclose
+from torch import nn
 
 from rmtnet import analysis, nulls, results, sisters
 from rmtnet.edges import simulated
-from rmtnet.store import MatrixSpec, RunWriter, open_run
+from rmtnet.layers import BlockDiagonalLinear
+from rmtnet.record import Recorder
+from rmtnet.schedules import every
+from rmtnet.store import MatrixSpec, RowSpec, RunWriter, open_run
 
 STEPS = [0, 10, 100]
 ON_REQUEST = {
@@ -126,12 +131,12 @@ def test_results_say_where_they_come_from(tmp_path):
 
 def test_damage_beside_the_weights_is_one_clear_error(tmp_path):
     run = make_run(tmp_path, "b1").path
-    chunk = run / "metrics" / "accuracy" / "c" / "0"
+    chunk = run / "metrics" / "accuracy" / "c.0"
     chunk.write_bytes(chunk.read_bytes()[:20])
     with pytest.raises(ValueError, match="what was logged cannot be read between steps 10 and 100, a chunk is damaged"):
         analysis.analyze_runs([open_run(run)])
-    (run / "weights" / "step" / "c" / "0").unlink()
-    with pytest.raises(ValueError, match="the steps of 'weights' do not ascend: a chunk of them is missing or damaged"):
+    (run / "weights" / "step" / "c.0").unlink()
+    with pytest.raises(ValueError, match="group 'weights' cannot be read, the run is damaged"):
         analysis.analyze_runs([open_run(run)])
 
 
@@ -191,7 +196,8 @@ def test_statistics_are_those_of_the_layer(tmp_path):
         assert_allclose([at["variance_ratio_low"], at["variance_ratio_high"]], [interval.low, interval.high])
         assert at["stable_rank"] == pytest.approx((part**2).sum() / at["largest_singular_value"].item() ** 2)
         assert at["hard_rank"] == 20
-    assert_allclose(found["variance_change"][1:], np.diff(found["variance"]), rtol=1e-9)
+    assert_allclose(found["variance_change"][:-1], np.diff(found["variance"]), rtol=1e-9)
+    assert np.isnan(found["variance_change"][-1])
     assert_allclose(found["update_variance"] + found["covariance_term"], found["variance_change"], rtol=1e-6)
     assert (found["tail_p"] > 0.01).all()
 
@@ -200,7 +206,7 @@ def test_statistics_are_those_of_the_layer(tmp_path):
 def test_what_is_asked_for_besides_does_not_depend_on_the_slices(tmp_path, monkeypatch, group):
     run = make_run(tmp_path, "b4", 4)
     whole = analysis.analyze_runs([run], also=[group])
-    monkeypatch.setattr("rmtnet.analysis.layers._SLICE_BYTES", 2 * 200 * 8)
+    monkeypatch.setattr("rmtnet.analysis.sources._SLICE_BYTES", 2 * 200 * 8)
     xr.testing.assert_allclose(analysis.analyze_runs([run], also=[group]).drop_attrs(), whole.drop_attrs(), rtol=1e-12)
     assert {*whole} - {*analysis.analyze_runs([run])} != set()
 
@@ -351,3 +357,176 @@ def test_several_globs_choose_layers_and_runs_without_any_are_left_out(tmp_path)
     found = analysis.analyze_runs([one, other], layers=["ip?", "co*"])
     assert found["run"].values.tolist() == ["one"]
     assert found["layer"].values.tolist() == ["conv", "ip1", "ip2"]
+
+
+# --- runs without weights, and layers of several forms, by the recorder itself
+
+
+def model_of(blocks=1):
+    """A model of one layer of Gaussian entries about 0.02, whose kurtosis rounds to 3."""
+    layer = BlockDiagonalLinear(40, 24, blocks, bias=False) if blocks > 1 else nn.Linear(40, 24, bias=False)
+    rng = np.random.default_rng([7, blocks])
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(rng.normal(0.02, (blocks / 40) ** 0.5, size=layer.weight.shape)))
+    return nn.Sequential(layer)
+
+
+def recorded(folder, name, what, *, blocks=1, steps=4, change=None, **options):
+    """A run of a short training; ``change`` is made to the model after two of its steps."""
+    model, data = model_of(blocks), torch.from_numpy(np.random.default_rng(1).normal(size=(8, 40))).float()
+    path = folder / f"{name}.zarr"
+    with Recorder(model, path, what=what, process=False, **options) as recorder:
+        recorder.attach(optimizer := torch.optim.SGD(model.parameters(), 0.05))
+        for step in range(steps):
+            if change and step == 2:
+                change(model)
+                optimizer.param_groups[0]["params"] = [*model.parameters()]
+            optimizer.zero_grad()
+            model(data).square().mean().backward()
+            optimizer.step()
+    return open_run(path)
+
+
+ENTRIES_ONLY = {"variance", "variance_error", "kurtosis", "variance_ratio_low", "variance_ratio_high"}
+OF_KURTOSIS = {"noise_kurtosis", "bulk_variance_error"}
+
+
+def test_a_run_of_spectra_is_analysed_as_one_of_weights(tmp_path):
+    for what in ("weights", "spectra"):
+        (tmp_path / what).mkdir()
+    dense = recorded(tmp_path, "b1", ("weights",))
+    weights, spectra = (recorded(tmp_path / what, "b4", (what,), blocks=4) for what in ("weights", "spectra"))
+    assert not list(spectra) and "spectra" not in weights.groups
+    whole, alone = (
+        analysis.analyze_runs([run], references=[dense], also=["local", "tails"]).sel(run="b4", layer="0")
+        for run in (weights, spectra)
+    )
+    assert (whole["source"], alone["source"]) == ("weights", "spectra")
+    assert (whole["compared"], alone["compared"]) == ("variance", "second moment")
+    assert_allclose(whole["noise_kurtosis"], 3, atol=0.2)  # hence rounded to 3
+    same = {*whole.data_vars} - ENTRIES_ONLY - OF_KURTOSIS - {"source", "compared", "variance_ratio", "tail_p"}
+    assert {"blocks", "m", "n", "form", "hard_rank", "largest_p", "spikes", "mean_deviation_p", "brody"} <= same
+    for name in same:
+        xr.testing.assert_allclose(alone[name], whole[name], rtol=1e-6)
+    assert alone[[*ENTRIES_ONLY]].to_array().isnull().all()
+    assert_allclose(alone["noise_kurtosis"], 3)
+    own, reference = (run["0"].values.astype(float) for run in (weights, dense))
+    assert_allclose(alone["second_moment"], np.square(own).mean(axis=(1, 2, 3)), rtol=1e-6)
+    ratio = np.square(own).mean(axis=(1, 2, 3)) / np.square(reference).mean(axis=(1, 2, 3))
+    assert_allclose(alone["variance_ratio"], ratio, rtol=1e-6)
+    assert (np.abs(alone["variance_ratio"] / whole["variance_ratio"] - 1) > 1e-4).all(), "means are not 0 here"
+    assert_allclose(alone["reference_variance"], reference.var(axis=(1, 2, 3)), rtol=1e-6)
+
+
+def test_a_reference_of_spectra_gives_its_second_moment(tmp_path):
+    dense, sister = recorded(tmp_path, "b1", ("spectra",)), recorded(tmp_path, "b4", ("weights",), blocks=4)
+    found = analysis.analyze_runs([dense, sister], references=[dense]).sel(layer="0")
+    second = (dense.spectra["0"].values ** 2).sum(axis=(1, 2)) / (24 * 40)
+    for run in ("b1", "b4"):
+        assert_allclose(found["reference_variance"].sel(run=run), second)
+        assert found["compared"].sel(run=run) == "second moment"
+    own = np.square(sister["0"].values.astype(float)).mean(axis=(1, 2, 3))
+    assert_allclose(found["variance_ratio"].sel(run="b4"), own / second, rtol=1e-6)
+    assert_allclose(found["variance_ratio"].sel(run="b1"), 1)
+    # Without one, R has the second moment of the layer itself.
+    alone = analysis.analyze_runs([dense]).sel(run="b1", layer="0")
+    assert_allclose(alone["reference_variance"], second)
+    assert alone["variance_ratio"].isnull().all()
+
+
+def test_results_without_weights_go_where_others_go(tmp_path):
+    found = analysis.analyze_runs([recorded(tmp_path, "b1", ("spectra",))])
+    assert "Gaussian" in found.attrs["null"]
+    results.write(found, tmp_path / "results.nc")
+    xr.testing.assert_equal(results.read(tmp_path / "results.nc"), found)
+    thin = analysis.with_spectra_at(found, "last").sel(run="b1", layer="0")
+    assert thin["singular_values"].notnull().all("order").values.tolist() == [False] * 4 + [True]
+    assert {"spikes", "noise_kurtosis", "second_moment"} <= {*analysis.long_table(found)["statistic"]}
+
+
+def test_weights_go_before_spectra_and_layers_are_mixed(tmp_path):
+    rng = np.random.default_rng(0)
+    both = recorded(tmp_path, "both", ("weights", "spectra"))
+    assert analysis.analyze_runs([both])["source"].item() == "weights"
+    specs = [MatrixSpec(name, (1, 6, 8), np.dtype("float32"), "dense", 6, 8) for name in ("a", "c")]
+    told = {**specs[0].rows().attributes, "dtype_original": "float32"}
+    alone = RowSpec("spectra", "b", (1, 6), ("block", "order"), attributes=told)
+    with RunWriter.create(tmp_path / "mixed.zarr") as writer:
+        writer.declare([*specs, alone])
+        matrices = rng.normal(size=(3, 1, 6, 8)).astype("float32")
+        writer.append([0], {"a": matrices[:1], "c": matrices[1:2]})
+        writer.append([0], {"b": np.linalg.svd(matrices[2:].astype(float), compute_uv=False)}, group="spectra")
+        writer.commit()
+    found = analysis.analyze_runs([open_run(tmp_path / "mixed.zarr")]).sel(run="mixed")
+    assert found["source"].to_series().to_dict() == {"a": "weights", "b": "spectra", "c": "weights"}
+    assert found["largest_singular_value"].sel(layer="b", step=0) == pytest.approx(np.linalg.norm(matrices[2, 0], 2))
+
+
+def test_the_budget_comes_from_moments_where_they_were_recorded(tmp_path):
+    every_step = recorded(tmp_path, "all", ("weights",))
+    found = {
+        name: analysis.analyze_runs([run], also=["budget"]).sel(run=name, layer="0")
+        for name, run in {
+            "all": every_step,
+            "some": recorded(tmp_path, "some", ("spectra", "moments"), when=every(2)),
+            "both": recorded(tmp_path, "both", ("weights", "moments"), when=every(2)),
+        }.items()
+    }
+    for name in ("variance_change", "update_variance", "covariance_term"):
+        assert np.isnan(found["all"][name].sel(step=4))
+        for of in ("some", "both"):
+            assert found[of]["step"].values.tolist() == [0, 2, 4]
+            assert_allclose(found[of][name][:2], found["all"][name].sel(step=[0, 2]), rtol=1e-6)
+            assert np.isnan(found[of][name].sel(step=4)), "no step follows"
+    weight = every_step["0"].values.astype(float)
+    assert_allclose(found["all"]["variance_change"][:-1], np.diff(weight.var(axis=(1, 2, 3))), rtol=1e-6)
+    assert_allclose(found["some"]["variance"], [weight[0].var(), weight[2].var(), np.nan])
+    assert_allclose(found["both"]["variance"], [weight[k].var() for k in (0, 2, 4)])
+
+
+def test_what_singular_values_cannot_tell_is_one_clear_error(tmp_path):
+    run = recorded(tmp_path, "b1", ("spectra",))
+    with pytest.raises(
+        ValueError, match=r"of layer '0' neither weights nor moments were recorded, .* leave out budget"
+    ):
+        analysis.analyze_runs([run], also=["budget"])
+    told = {"form": "block_sparse", "blocks": 3, "out_features": 8, "in_features": 12}
+    for name, more in {"told": {"original_shape": "3x4x6"}, "untold": {}}.items():
+        with RunWriter.create(tmp_path / f"{name}.zarr") as writer:
+            writer.declare([RowSpec("spectra", "ip1", (3, 4), ("block", "order"), attributes=told | more)])
+            values = np.linalg.svd(np.random.default_rng(0).normal(size=(1, 3, 4, 6)), compute_uv=False)
+            writer.append([0], {"ip1": values}, group="spectra")
+            writer.commit()
+    found = analysis.analyze_runs([open_run(tmp_path / "told.zarr")]).squeeze()
+    assert (found["blocks"], found["m"], found["n"]) == (3, 4, 6)
+    with pytest.raises(ValueError, match="shape of the blocks of layer 'ip1' cannot be told from its singular values"):
+        analysis.analyze_runs([open_run(tmp_path / "untold.zarr")])
+
+
+def packed(model):
+    """A model whose layer goes on as four blocks on its diagonal."""
+    model[0] = BlockDiagonalLinear.from_linear(model[0], 4)
+
+
+@pytest.mark.parametrize("what", ["weights", "spectra"])
+def test_each_form_of_a_layer_is_analysed_at_its_own_steps(tmp_path, what):
+    run, dense = recorded(tmp_path, "run", (what, "moments"), change=packed), recorded(tmp_path, "dense", (what,))
+    assert run.layers(what).forms("0") == ["0@0", "0@1"]
+    found = analysis.analyze_runs([run], references=[dense], also=["budget"])
+    table = analysis.long_table(found)
+    rows = table[["run", "layer", "form", "step", "blocks", "m", "n"]].drop_duplicates()
+    assert [tuple(row) for row in rows.to_numpy()] == [
+        *(("run", "0@0", "dense", step, 1, 24, 40) for step in (0, 1, 2)),
+        *(("run", "0@1", "block_diagonal", step, 4, 6, 10) for step in (3, 4)),
+    ]
+    values = run.layers(what)["0@1"].sel(step=3).values
+    largest = np.linalg.svd(values, compute_uv=False).max() if what == "weights" else values.max()
+    assert found["largest_singular_value"].sel(run="run", layer="0@1", step=3) == pytest.approx(largest)
+    # R is the dense layer that goes by the name alone, at the same steps.
+    there = analysis.analyze_runs([dense]).sel(run="dense", layer="0", step=3)
+    name = "variance" if what == "weights" else "second_moment"
+    assert found["reference_variance"].sel(run="run", layer="0@1", step=3) == pytest.approx(there[name].item())
+    # "last" is the last step of all forms; names go with and without a form.
+    last = analysis.analyze_runs([run], layers=["0"], steps="last")
+    assert (last["layer"].values.tolist(), last["step"].values.tolist()) == (["0@1"], [4])
+    assert analysis.analyze_runs([run], layers=["0@0"], steps="0,last")["step"].values.tolist() == [0, 2]

@@ -183,7 +183,7 @@ def test_weights_without_a_budget_are_refused(weight, error, message):
 def test_gradients_rates_and_moments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="one step shorter than weight"):
         sgd_budget(walk(3), walk(3), rate=0.1)
-    with pytest.raises(ValueError, match=r"rate must be finite and not negative, got -0\.1"):
+    with pytest.raises(ValueError, match=r"rate must be finite and not negative, at most 1e150, got -0\.1"):
         sgd_budget(walk(3), walk(2), rate=-0.1)
     with pytest.raises(ValueError, match="gradient must be finite, got NaN"):
         sgd_budget(walk(3), np.nan * walk(2), rate=0.1)
@@ -215,3 +215,25 @@ def test_tensors_have_the_budget_of_their_entries(dtype):
 def test_a_budget_is_frozen():
     with pytest.raises(AttributeError):
         VarianceBudget(*np.zeros((4, 1))).change = 1
+
+
+@pytest.mark.parametrize(
+    "how, error, message",
+    [
+        ({"weight_decay": np.nan}, ValueError, "weight_decay must lie in"),
+        ({"weight_decay": 1j}, TypeError, "weight_decay must be real"),
+        ({"weight_decay": 1e150}, ValueError, "gradient . weight_decay . weight holds values beyond 1e150"),
+        ({"rate": 1e200}, ValueError, "rate must be finite and not negative, at most 1e150"),
+        ({"rate": 1j}, TypeError, "rate must be real"),
+    ],
+)
+def test_rates_and_decays_beyond_float64_are_refused(how, error, message):
+    steps = 10 * np.random.default_rng(40).normal(size=(3, 2, 3, 4))
+    with pytest.raises(error, match=message):
+        sgd_budget(steps, steps[1:], **({"rate": 0.1} | how))
+
+
+def test_stored_moments_that_are_no_real_numbers_are_refused():
+    for values, error in ((np.ones(3) * 1j, TypeError), ([1, np.inf, 1], ValueError)):
+        with pytest.raises(error, match="var_dw"):
+            budget_from_moments(np.ones(4), values, np.ones(3))

@@ -318,9 +318,16 @@ def test_equal_eigenvalues_have_no_free_ratio():
         fit_bulk(np.ones(12), None, method="likelihood")
 
 
-@pytest.mark.parametrize("how", [{"draws": 0}, {"blocks": 0}, {"blocks": 5}])
-def test_goodness_of_what_was_not_fitted_is_refused(how):
-    with pytest.raises(ValueError, match="draws must be at least 1 and blocks divide the 12 eigenvalues"):
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ({"draws": 0}, "draws must be at least 1"),
+        ({"blocks": 0}, "blocks must be at least 1"),
+        ({"blocks": 5}, "blocks must divide the 12 eigenvalues"),
+    ],
+)
+def test_goodness_of_what_was_not_fitted_is_refused(how, message):
+    with pytest.raises(ValueError, match=message):
         goodness(np.ones(12), fit_bulk(np.linspace(0.5, 1.5, 12), 0.5), **how)
 
 
@@ -332,3 +339,32 @@ def test_rows_of_zeros_are_no_part_of_the_noise():
         expected = fit_noise(np.delete(weight, rows, axis=0))
         assert_allclose(fit_noise(padded).law.variance, expected.law.variance, rtol=1e-9)
         assert_allclose(fit_noise(padded.T).interval, expected.interval, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["median", "quantiles"])
+def test_the_goodness_of_every_fit_is_uniform_on_noise(method):
+    rng = np.random.default_rng(33)
+    spectra = [np.linalg.svd(rng.normal(size=(24, 40)))[1] ** 2 / 40 for _ in range(200)]
+    p = [goodness(values, fit_bulk(values, 0.6, method=method), draws=399) for values in spectra]
+    assert kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_the_goodness_of_a_fit_with_a_free_ratio_is_that_of_refits_with_a_free_ratio():
+    rng = np.random.default_rng(34)
+    spectra = [np.linalg.svd(rng.normal(size=(24, 40)))[1] ** 2 / 40 for _ in range(12)]
+    fits = [fit_bulk(values, None, method="likelihood") for values in spectra]
+    p = [goodness(values, fit, draws=99) for values, fit in zip(spectra, fits, strict=True)]
+    # Against refits with a given ratio, which are further from their law, all would be near 1.
+    assert kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_a_given_ratio_has_no_error():
+    assert fit_bulk(np.arange(1.0, 31), 0.5, method="median").ratio_error == 0
+
+
+def test_triplets_are_taken_off_in_any_units():
+    weight = np.random.default_rng(35).normal(size=(6, 9))
+    expected = np.linalg.svd(weight)[1][1:]
+    for unit in (1e300, 1e-300):
+        rest = np.linalg.svd(without_largest(unit * weight, 1) / unit)[1]
+        np.testing.assert_allclose(rest[:-1], expected, rtol=1e-9)

@@ -54,3 +54,40 @@ def test_a_level_lies_between_0_and_1(value):
     checks.level(0.95)
     with pytest.raises(ValueError, match=rf"^coverage must lie in \(0, 1\), got {value}"):
         checks.level(value, "coverage")
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "error", "message"),
+    [
+        (checks.number, 2.5, ValueError, r"^x must lie in \[0, 2\], got 2\.5$"),
+        (checks.number, np.nan, ValueError, r"^x must lie in \[0, 2\], got nan$"),
+        (checks.number, [1.0], TypeError, r"^x must be one number, got shape \(1,\)$"),
+        (checks.number, 1j, TypeError, "^x must be real, got dtype complex128$"),
+        (checks.number, "1", TypeError, "^x must be real"),
+        (checks.number, 10**400, TypeError, "^x must be real, got dtype object$"),
+        (checks.count, 2.0, TypeError, r"^x must be a whole number, got 2\.0$"),
+        (checks.count, None, TypeError, "^x must be a whole number, got None$"),
+        (checks.count, 1, ValueError, "^x must be at least 2, got 1$"),
+        (checks.count, 2**64, ValueError, "^x must be at most .* got a number of 65 bits$"),
+        (checks.generator, None, TypeError, "^x must be a whole number or a numpy.random.Generator, got None$"),
+        (checks.generator, np.random.RandomState(0), TypeError, "^x must be a whole number or"),
+        (checks.generator, -1, ValueError, "^x must be at least 0, got -1$"),
+        (checks.floats, [[1], [1, 2]], TypeError, "^x must be an array of real numbers: "),
+        (checks.in_range, np.array([1, np.inf]), ValueError, r"^x exceeds 1\.8e308"),
+    ],
+)
+def test_each_check_refuses_in_one_line(check, value, error, message):
+    bounds = {checks.number: (0, 2), checks.count: (2,)}.get(check, ())
+    with pytest.raises(error, match=message):
+        check(value, "x", *bounds)
+
+
+def test_each_check_passes_what_is_right():
+    assert [checks.number(value, "x", 0, 2) for value in (0, np.float32(0.5), np.array(2), True)] == [0, 0.5, 2, 1]
+    assert [checks.count(value, "x", 2) for value in (2, np.uint8(7))] == [2, 7]
+    assert np.isnan(checks.floats([np.nan, 1], "x")).tolist() == [True, False]
+    assert np.isnan(checks.in_range(np.array([np.nan]), "x")).all()
+    rng = np.random.default_rng(3)
+    assert checks.generator(rng) is rng
+    assert checks.generator(3).random() == rng.random()
+    assert checks.generator(2**70).random() == np.random.default_rng(2**70).random()

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner
+from handmade import chunk_of, full_run
 from test_analysis import few_draws, make_run  # noqa: F401
+from test_reading import small_run
 
 from rmtnet import cli
+from rmtnet.store import open_run
 
 STUDY = '''
 """Two small sisters on random images."""
@@ -58,6 +62,12 @@ def error_of(*arguments, code=2):
     return lines[-1]
 
 
+def commands(group, *above):
+    """Words of every command there is."""
+    for name, command in group.commands.items():
+        yield from (commands(command, *above, name) if hasattr(command, "commands") else [(*above, name)])
+
+
 @pytest.fixture
 def study(tmp_path) -> Path:
     path = tmp_path / "study.py"
@@ -67,10 +77,17 @@ def study(tmp_path) -> Path:
 
 def test_train_info_analyze_are_one_way_through(study, tmp_path):
     runs = tmp_path / "runs"
-    assert rmtnet("train", study, "-o", runs).stdout.split() == [str(runs / "b1.zarr"), str(runs / "b2.zarr")]
+    assert rmtnet("train", study, "-o", runs).stdout.split() == [
+        str(runs / "b1.zarr"),
+        str(runs / "b2.zarr"),
+    ]
     shown = rmtnet("info", runs / "b2.zarr").stdout
     assert "block_diagonal" in shown
     assert "metrics: accuracy, loss (31 steps)" in shown
+    assert "last commit: 20" in shown and ", step 30" in shown
+    assert "written now by: nobody" in shown and "health: no file is missing" in shown
+    [row] = [line.split() for line in shown.splitlines() if "block_diagonal" in line]
+    assert row[row.index("block_diagonal") + 2 :][:5] == ["2", "x", "6", "x", "12"]
     paths = [runs / "b1.zarr", runs / "b2.zarr", "--reference", runs / "b1.zarr"]
     table = rmtnet("analyze", *paths, "-o", tmp_path / "r.nc", "--plots", tmp_path / "plots").stdout
     assert "|1-s/R|" in table
@@ -87,7 +104,17 @@ def test_csv_and_json_pipe_cleanly_and_agree(tmp_path):
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert as_csv.stderr == as_json.stderr == ""
     assert rows[0]["run"] == "b2", "in natural order"
-    assert list(rows[0]) == ["run", "layer", "form", "step", "blocks", "m", "n", "statistic", "value"]
+    assert list(rows[0]) == [
+        "run",
+        "layer",
+        "form",
+        "step",
+        "blocks",
+        "m",
+        "n",
+        "statistic",
+        "value",
+    ]
     assert [{**row, "value": float(row["value"])} for row in rows] == [
         {**{key: str(value) for key, value in row.items()}, "value": row["value"]} for row in json.loads(as_json.stdout)
     ]
@@ -97,7 +124,13 @@ def test_further_statistics_come_on_request(tmp_path):
     run = make_run(tmp_path, "b2", 2).path
     asked = rmtnet("analyze", run, "--also", "local, budget", "--format", "csv").stdout
     statistics = {row["statistic"] for row in csv.DictReader(io.StringIO(asked))}
-    assert {"gap_ratio", "brody_error", "covariance_term", "spikes", "hard_rank"} <= statistics
+    assert {
+        "gap_ratio",
+        "brody_error",
+        "covariance_term",
+        "spikes",
+        "hard_rank",
+    } <= statistics
     assert "gap_ratio" not in rmtnet("analyze", run, "--format", "csv").stdout
 
 
@@ -112,7 +145,10 @@ def test_a_table_of_sisters_keeps_to_100_columns(tmp_path):
     assert "leaves" not in table, "noise does not"
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.4321, "0.43"), (0.0312, "0.031"), (3.2e-5, "3e-5"), (0.0, "<1e-300")])
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.4321, "0.43"), (0.0312, "0.031"), (3.2e-5, "3e-5"), (0.0, "<1e-300")],
+)
 def test_p_values_are_short(p, text):
     from rmtnet.terminal import _p_value
 
@@ -132,13 +168,22 @@ def test_training_again_changes_nothing_and_more_iterations_go_on(study, tmp_pat
     before = (tmp_path / "runs" / "b1.zarr" / "zarr.json").read_bytes()
     rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1")
     assert (tmp_path / "runs" / "b1.zarr" / "zarr.json").read_bytes() == before
-    again = rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1", "--set", "iterations=50")
+    again = rmtnet(
+        "train",
+        study,
+        "-o",
+        tmp_path / "runs",
+        "--only",
+        "b1",
+        "--set",
+        "iterations=50",
+    )
     assert "b1: goes on from step 30, 50 steps" in again.stderr
 
 
 def test_help_is_quick_to_load_and_every_command_has_an_example():
-    for command in ("train", "info", "analyze", "datasets list", "datasets fetch"):
-        assert "Example" in rmtnet(*command.split(), "--help").stdout
+    for command in commands(cli.main):
+        assert "Example" in rmtnet(*command, "--help").stdout, command
     code = "import sys; from rmtnet.cli import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"torch", "numpy", "xarray", "zarr", "rich"}.isdisjoint(loaded)
@@ -169,12 +214,13 @@ def test_paths_that_are_no_runs_are_one_line(tmp_path):
 
 def test_damaged_and_diverged_runs_are_one_line(tmp_path):
     run = make_run(tmp_path, "b1").path
-    chunk = next(path for path in (run / "weights" / "ip1" / "c").rglob("*") if path.is_file())
+    chunk = next((run / "weights" / "ip1").glob("c.*"))
     chunk.write_bytes(chunk.read_bytes()[:100])
     line = error_of("analyze", run)
     assert "layer 'ip1' cannot be read between steps 0 and 100, a chunk is damaged" in line
     chunk.unlink()
-    assert "holds NaN or infinity at step 0" in error_of("analyze", run)
+    line = error_of("analyze", run)
+    assert "layer 'ip1' cannot be read between steps 0 and 100, a chunk is damaged" in line and "is missing" in line
     assert "at step 10" in error_of("analyze", make_run(tmp_path, "nan", spoil=1).path)
 
 
@@ -228,7 +274,6 @@ def test_a_read_only_folder_is_one_line(study, tmp_path):
 
 def test_a_full_disk_is_one_line_and_loses_nothing_recorded(study, tmp_path, monkeypatch):
     from rmtnet.record import Recorder
-    from rmtnet.store import open_run
 
     real = Recorder.flush
     calls = []
@@ -240,13 +285,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing_recorded(study, tmp_path, mon
         real(self)
 
     monkeypatch.setattr(Recorder, "flush", flush)
-    monkeypatch.setattr("rmtnet.record._BUFFER_BYTES", 1)
     line = error_of("train", study, "-o", tmp_path / "runs", "--only", "b1")
     assert "No space left on device" in line
-    assert list(open_run(tmp_path / "runs" / "b1.zarr")["1"]["step"].values) == [0]
+    kept = open_run(tmp_path / "runs" / "b1.zarr")["1"]["step"].values.tolist()
+    assert kept[:1] == [0] and kept == [0, 10, 20, 30][: len(kept)]
     monkeypatch.undo()
     rmtnet("train", study, "-o", tmp_path / "runs", "--only", "b1")
-    assert list(open_run(tmp_path / "runs" / "b1.zarr")["1"]["step"].values) == [0, 10, 20, 30]
+    assert list(open_run(tmp_path / "runs" / "b1.zarr")["1"]["step"].values) == [
+        0,
+        10,
+        20,
+        30,
+    ]
 
 
 def test_a_failure_of_ours_is_one_line_with_exit_code_1(tmp_path, monkeypatch):
@@ -303,8 +353,6 @@ def test_no_number_of_the_table_is_cut_off(tmp_path, monkeypatch):
 
 
 def test_a_layer_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path):
-    import numpy as np
-
     from rmtnet.store import MatrixSpec, RunWriter
 
     specs = [MatrixSpec(name, (1, 4, 6), np.dtype("float32"), "dense", 4, 6) for name in ("dead", "alive", "one")]
@@ -316,7 +364,10 @@ def test_a_layer_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path
         writer.commit()
     outcome = rmtnet("analyze", tmp_path / "run.zarr", "--plots", tmp_path / "plots")
     assert "no picture of layer dead: " in outcome.stderr
-    assert sorted(path.name for path in (tmp_path / "plots").glob("*.png")) == ["alive.png", "one.png"]
+    assert sorted(path.name for path in (tmp_path / "plots").glob("*.png")) == [
+        "alive.png",
+        "one.png",
+    ]
 
 
 def test_a_complete_run_is_said_to_be_complete(study, tmp_path):
@@ -325,3 +376,99 @@ def test_a_complete_run_is_said_to_be_complete(study, tmp_path):
     edited = tmp_path / "edited.py"
     edited.write_text(STUDY.replace("nn.ReLU()", "nn.Tanh()"))
     assert "is of another study (network is" in error_of("train", edited, "-o", tmp_path / "runs")
+
+
+def damaged(path):
+    """The second chunk of a layer is cut short."""
+    chunk = chunk_of(path, "weights/ip1", (1, 0, 0, 0))
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+
+
+def test_info_shows_gaps_missing_files_and_a_url(tmp_path):
+    small_run(tmp_path / "run.zarr", steps=[0, 10, 20, 80, 90, 100], seed=3)
+    shown = rmtnet("info", f"file://{tmp_path}/run.zarr").stdout
+    assert "seed: 3" in shown and "gaps: weights of ip1: steps 20 to 80" in shown
+    assert ", step 100" in shown
+    chunk_of(tmp_path / "run.zarr", "weights/ip1", (0, 0, 0, 0)).unlink()
+    assert "health: weights/ip1: 1 chunk files are missing" in rmtnet("info", tmp_path / "run.zarr").stdout
+
+
+def test_verify_tells_whole_runs_from_damaged_ones_by_its_exit_code(tmp_path):
+    path = tmp_path / "run.zarr"
+    full_run(path)
+    assert rmtnet("store", "verify", path).stdout.endswith("run.zarr: whole\n")
+    damaged(path)
+    outcome = rmtnet("store", "verify", path, code=2)
+    [row] = [line for line in outcome.stdout.splitlines() if "weights/ip1 " in line]
+    assert "damaged at row 2: chunk 1/0/0/0: " in row
+    assert "1 of 35 arrays are damaged: rmtnet store repair saves the rest" in outcome.stderr
+
+
+def test_repair_says_what_it_did(tmp_path):
+    path = tmp_path / "run.zarr"
+    small_run(path)
+    assert "whole, nothing to repair" in rmtnet("store", "repair", path).stdout
+    damaged(path)
+    assert "cut at step 20; the damaged run is kept as" in rmtnet("store", "repair", path).stdout
+    assert "whole" in rmtnet("store", "verify", path).stdout
+    second = tmp_path / "second.zarr"
+    small_run(second, layers=("ip1", "ip2"))
+    damaged(second)
+    assert "without weights/ip1; the" in rmtnet("store", "repair", second, "--drop").stdout
+    assert list(open_run(second)) == ["ip2"]
+
+
+def test_compact_thin_and_export_are_one_call_each(tmp_path):
+    path = tmp_path / "run.zarr"
+    held = small_run(path)
+    copy, thinned = tmp_path / "copy.zarr", tmp_path / "thin.zarr"
+    assert rmtnet("store", "compact", path, "--codec", "delta", "-o", copy).stdout.strip() == str(copy)
+    assert (open_run(copy)["ip1"] == held["ip1"]).all()
+    rmtnet("store", "compact", path, "--chunk-mb", "1")
+    rmtnet("store", "thin", path, "--every", "20", "-o", thinned)
+    assert open_run(thinned).steps.values.tolist() == [0, 20, 40]
+    rmtnet("store", "thin", thinned, "--steps", "0, 40", "--in-place")
+    assert open_run(thinned).steps.values.tolist() == [0, 40]
+    rmtnet(
+        "store",
+        "export",
+        path,
+        "--steps",
+        "10",
+        "--layer",
+        "ip1",
+        "-o",
+        tmp_path / "run.npz",
+    )
+    with np.load(tmp_path / "run.npz") as found:
+        assert (found["ip1"] == held["ip1"][1]).all()
+
+
+def test_bad_options_of_the_store_commands_are_one_line(tmp_path):
+    path = tmp_path / "run.zarr"
+    small_run(path)
+    for arguments, message in [
+        (("thin", path, "--in-place"), "choose the steps, by --every or by --steps"),
+        (
+            ("thin", path, "--every", "2", "--steps", "1", "--in-place"),
+            "choose the steps, by --every or by --steps",
+        ),
+        (
+            ("thin", path, "--every", "2"),
+            "choose where to write: -o COPY or --in-place",
+        ),
+        (
+            ("thin", path, "--steps", "a", "--in-place"),
+            "--steps takes numbers such as 0,100, got 'a'",
+        ),
+        (("compact", path, "--codec", "zip"), "'zip' is not one of"),
+        (("export", path, "-o", "x.txt"), "exports end in .nc, .safetensors, .npz"),
+        (
+            ("export", path, "-o", tmp_path / "x.nc", "--group", "gates"),
+            "no gates were recorded, only weights",
+        ),
+        (("verify", tmp_path / "none.zarr"), "none.zarr: no such run"),
+        (("compact", "s3:/none"), "s3:/none: no such run"),
+    ]:
+        assert message in rmtnet("store", *arguments, code=2).stderr
+    assert open_run(path).steps.size == 5

@@ -169,14 +169,60 @@ def test_heavy_tails_are_told_from_noise():
     xr.testing.assert_identical(found, labelled.tail_assessments(weight, labelled.singular_values(weight)))
 
 
-def test_the_variance_budget_starts_at_the_second_step(weight):
+def test_the_variance_budget_ends_before_the_last_step(weight):
     found = labelled.variance_budget(weight)
     exact = budget.variance_budget(weight.values)
     for name, term in (("variance_change", exact.change), ("covariance_term", exact.covariance_term)):
-        assert np.isnan(found[name][0])
-        assert_allclose(found[name][1:], term)
+        assert np.isnan(found[name][-1])
+        assert_allclose(found[name][:-1], term)
     assert_allclose(found["update_variance"] + found["covariance_term"], found["variance_change"])
     assert labelled.variance_budget(weight[:1]).to_array().isnull().all()
+
+
+def test_the_budget_of_one_step_comes_from_recorded_moments(weight):
+    before, update = weight[:-1].values, np.diff(weight.values, axis=0)
+    steps = range(len(update))
+    moments = xr.Dataset(
+        {
+            "var_dw": ("step", [update[k].var() for k in steps]),
+            "cov_w_dw": ("step", [np.cov(before[k].ravel(), update[k].ravel(), ddof=0)[0, 1] for k in steps]),
+        },
+        coords={"step": weight["step"][:-1]},
+    )
+    xr.testing.assert_allclose(labelled.step_budget(moments), labelled.variance_budget(weight)[{"step": slice(2)}])
+    assert labelled.step_budget(moments.reindex(step=[50])).to_array().isnull().all()
+
+
+def test_singular_values_alone_tell_what_does_not_need_the_entries(weight):
+    shifted = weight + 0.3
+    values = labelled.singular_values(shifted)
+    alone, whole = labelled.spectrum_of_values(values, **SHAPE, dtype="float64"), labelled.spectrum(shifted)
+    assert {*alone} == {*whole}
+    assert_allclose(alone["second_moment"], (shifted.values**2).mean(axis=(1, 2, 3)), rtol=1e-12)
+    assert_allclose(whole["second_moment"], alone["second_moment"], rtol=1e-12)
+    unknown = {"variance", "fourth_moment", "variance_error", "kurtosis"}
+    assert all(alone[name].isnull().all() for name in unknown)
+    of_noise = {"noise_kurtosis", "bulk_variance_error", "largest_p", "smallest_p", "spikes"}
+    for name in {*whole} - unknown - of_noise:
+        xr.testing.assert_allclose(alone[name], whole[name])
+    assert_allclose(alone["noise_kurtosis"], 3)
+    xr.testing.assert_allclose(alone[["largest_p", "smallest_p", "spikes"]], labelled.extremes(values, **SHAPE))
+    for step in weight["step"].values:
+        eigenvalues = alone["singular_values"].sel(step=step).values ** 2 / 16
+        fit = bulk.fit_bulk(eigenvalues, 10 / 16, blocks=4, kurtosis=3)
+        assert alone["bulk_variance_error"].sel(step=step) == pytest.approx(fit.standard_error)
+    assert labelled.spectrum_of_values(0 * values, **SHAPE)["noise_kurtosis"].isnull().all()
+
+
+def test_unknown_entries_are_gaussian_of_the_scale_of_each_block(weight):
+    scaled = weight * np.array([1, 2, 0, 10])[:, None, None]
+    drawn = labelled.gaussian_entries(labelled.singular_values(scaled), **SHAPE)
+    assert drawn.dims == weight.dims
+    # Of 160 Gaussian entries, a variance has a relative error of 11 %.
+    assert_allclose((drawn**2).mean(["out", "in"]), (scaled**2).mean(["out", "in"]), rtol=0.5)
+    far = np.random.default_rng(0).normal(size=(1, 2, 60, 80)) * np.array([1, 5])[:, None, None]
+    drawn = labelled.gaussian_entries(labelled.singular_values(stacks(far)), out=60, width=80)
+    assert_allclose(labelled.kurtosis(drawn), 3, atol=5 * (24 / 9600) ** 0.5)
 
 
 def test_variance_ratios_have_their_interval(weight):
@@ -186,6 +232,10 @@ def test_variance_ratios_have_their_interval(weight):
     assert_allclose(found["variance_ratio"], [1, 4, np.nan])
     assert_allclose(found["variance_ratio_low"], exact.low)
     assert_allclose(found["variance_ratio_high"], exact.high)
+    shifted = labelled.entry_moments(weight + 1)
+    found = labelled.variance_ratio_interval(labelled.about_zero(shifted), labelled.about_zero(shifted * 2))
+    assert_allclose(found["variance_ratio"], 0.5)
+    assert found[["variance_ratio_low", "variance_ratio_high"]].to_array().isnull().all()
 
 
 def test_the_mean_deviation_of_noise_stands_beside_that_of_the_layer():
@@ -269,6 +319,7 @@ def test_wrong_arguments_are_one_clear_error(weight):
         r"trim .* in \[0, 0.5\), got 0.6": lambda: labelled.level_statistics(values, trim=0.6),
         "7 blocks 10 x 16 have 70 values, got 40": lambda: labelled.bulk_fits(pooled, blocks=7, **SHAPE),
         "kurtosis must be finite": lambda: labelled.bulk_fits(pooled, blocks=4, **SHAPE, kurtosis=0.5),
+        "squares of singular values are beyond float64": lambda: labelled.spectrum_of_values(1e160 * values, **SHAPE),
         "dtype must be one of .*, got float8": lambda: labelled.shape_measures(values, **SHAPE, dtype="float8"),
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -14,6 +14,7 @@ from rmtnet.laws import (
     PoissonSpacing,
     PorterThomas,
     TracyWidom,
+    VarianceProfile,
     WignerSurmise,
 )
 
@@ -173,3 +174,76 @@ def test_a_law_is_a_value(law):
     assert twin == law
     assert hash(twin) == hash(law)
     assert eval(repr(law)) == law
+
+
+@every_law
+@pytest.mark.parametrize("name", METHODS)
+def test_tensors_of_any_precision_are_arrays(law, name):
+    torch = pytest.importorskip("torch")
+    x, method = np.array([[0.125, 0.5], [0.75, 1.0]]), getattr(law, name)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        assert_array_equal(method(torch.nn.Parameter(torch.tensor(x).to(kind))), method(x))
+
+
+@every_law
+@pytest.mark.parametrize("bad", [0.5j, "0.5", None, [[0.5], [0.5, 0.5]]])
+def test_what_is_not_real_is_refused_by_name(law, bad):
+    for name in METHODS:
+        with pytest.raises(TypeError, match=rf"^{'p' if name == 'ppf' else 'x'} must be "):
+            getattr(law, name)(bad)
+
+
+@every_law
+def test_a_seed_serves_for_a_generator(law):
+    assert_array_equal(law.sample((2, 3), 7), law.sample((2, 3), np.random.default_rng(7)))
+    for bad in (None, 1.5, np.random.RandomState(0)):
+        with pytest.raises(TypeError, match=r"^rng must be a whole number or a numpy\.random\.Generator"):
+            law.sample(3, bad)
+
+
+@pytest.mark.parametrize(
+    ("law", "parameters", "error", "message"),
+    [
+        (law, parameters, ValueError, message)
+        for law in (MarchenkoPastur, MarchenkoPasturSingular)
+        for parameters, message in [
+            ((1e-13,), r"^ratio must lie in \[1e-12, 1e\+12\], got 1e-13"),
+            ((0.5, 1e-310), r"^variance must lie in \[1e-300, 1e\+305\], got 1e-310"),
+            ((0.5, 1e308), r"^variance must lie in \[1e-300, 1e\+305\], got 1e\+308"),
+            ((1e10, 1e300), r"^variance must lie in \[1e-300, 1e\+295\], got 1e\+300"),
+        ]
+    ]
+    + [
+        (MarchenkoPastur, ([0.5],), TypeError, r"^ratio must be one number, got shape \(1,\)"),
+        (MarchenkoPastur, (0.5, 1j), TypeError, "^variance must be real"),
+        (Brody, (300.0,), ValueError, r"^parameter must lie in \[-0.98, 199\], got 300"),
+        (PorterThomas, (10**400,), ValueError, "^length must be at most"),
+        (TracyWidom, (np.array([1, 2]),), ValueError, r"^beta must be 1, 2 or 4, got \[1 2\]"),
+        (WignerSurmise, ([1],), ValueError, r"^beta must be 1, 2 or 4, got \[1\]"),
+    ],
+)
+def test_parameters_that_no_float_can_serve_are_refused(law, parameters, error, message):
+    with pytest.raises(error, match=message):
+        law(*parameters)
+
+
+@pytest.mark.parametrize("law", [MarchenkoPastur, MarchenkoPasturSingular])
+@pytest.mark.parametrize(
+    "ratio, variance", [(0.5, 1e305), (1.0, 1e-300), (1e-12, 1e-300), (1e6, 1e298), (1e12, 1e-300)]
+)
+def test_the_ends_of_the_range_only_scale_the_law(law, ratio, variance):
+    unit, scaled = law(ratio), law(ratio, variance)
+    factor = variance if law is MarchenkoPastur else np.sqrt(variance)
+    x = unit.ppf(atom(unit) + (1 - atom(unit)) * np.array([0.2, 0.5, 0.9]))
+    # Of a narrow law the factor's rounding moves x.
+    rtol = 1e-12 + 1e-15 * x.max() / (x.max() - x.min())
+    assert_allclose(scaled.pdf(factor * x) * factor, unit.pdf(x), rtol=rtol)
+    assert_allclose(scaled.sf(factor * x), unit.sf(x), rtol=rtol)
+    assert_allclose(np.array(scaled.edges) / factor, unit.edges, rtol=1e-14)
+    assert_allclose(scaled.mean() / factor, unit.mean(), rtol=1e-14)
+
+
+def test_a_moment_beyond_float64_is_an_error():
+    for law in (MarchenkoPastur(0.5, 1e200), VarianceProfile([[1e200]])):
+        with pytest.raises(ValueError, match=r"^var exceeds 1\.8e308"):
+            law.var()

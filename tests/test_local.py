@@ -458,8 +458,8 @@ def test_the_entropy_of_vectors_varies_and_has_its_exact_mean(length):
 
 
 def test_neighbour_mean():
-    p = np.array([0.0, 1.0, 2.0, np.nan, 4.0, 6.0])
-    assert_allclose(local.neighbour_mean(p, window=1), [0.5, 1, 1.5, 3, 5, 5])
+    p = np.array([0.0, 1.0, 2.0, np.nan, 4.0, 6.0]) / 8
+    assert_allclose(local.neighbour_mean(p, window=1), np.array([0.5, 1, 1.5, 3, 5, 5]) / 8)
     assert_array_equal(local.neighbour_mean(p, window=0), p)
     uniform = local.neighbour_mean(np.random.default_rng(36).random((400, 200)), window=3)[:, 50]
     assert_allclose(uniform.std(), np.sqrt(1 / 12 / 7), rtol=0.12)
@@ -578,7 +578,7 @@ def test_trim_is_a_fraction_below_one_half(trim):
 def test_other_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"trim=0.4 leaves 2 of 10 levels, 3 are needed"):
         local.gap_ratio(np.arange(10.0), trim=0.4)
-    with pytest.raises(ValueError, match="window must be 1 or more"):
+    with pytest.raises(ValueError, match="window must be at least 1, got 0"):
         local.unfold_local(np.arange(10.0), window=0)
     with pytest.raises(ValueError, match="probabilities"):
         local.unfold(np.arange(10.0), np.log1p)
@@ -586,16 +586,60 @@ def test_other_arguments_out_of_range_are_refused():
         local.spacings(local.unfold_local(np.ones((2, 6))))
     with pytest.raises(ValueError, match="vectors must not be 0"):
         local.porter_thomas(np.zeros((2, 6)))
-    with pytest.raises(ValueError, match="window must be 0 or more"):
+    with pytest.raises(ValueError, match="window must be at least 0, got -1"):
         local.neighbour_mean([0.5], window=-1)
     with pytest.raises(ValueError, match="must not be negative, got -1"):
         local.goe_number_variance(-1.0)
     with pytest.raises(ValueError, match="asymptotic"):
         local.goe_number_variance(0.0, asymptotic=True)
-    with pytest.raises(ValueError, match="1 or more components"):
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         local.random_inverse_participation_ratio(0)
 
 
 def test_constant_blocks_unfold_to_their_middle():
     assert_allclose(local.unfold_local(np.full((2, 7), 3.0)), 3.5)
     assert_allclose(local.unfold_local(np.zeros(4)), 2)
+
+
+GRID = np.arange(24.0).reshape(2, 12) + 0.5
+NULL = noise((30, 2, 12, 20), 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: local.unfold_local(GRID, window=2.5), TypeError, r"^window must be a whole number, got 2\.5"),
+        (lambda: local.local_p_values(NULL[0], NULL, window=0), ValueError, "^window must be at least 1, got 0"),
+        (lambda: local.local_p_values(NULL[0], NULL, lengths=()), ValueError, r"^lengths must be .* got shape \(0,\)"),
+        (lambda: local.local_p_values(NULL[0], NULL, lengths=1j), TypeError, "^lengths must be real"),
+        (lambda: local.number_variance(GRID, []), ValueError, r"^lengths must be .* not empty, got shape \(0,\)"),
+        (lambda: local.number_variance(GRID, [[1.0]]), ValueError, r"^lengths must be .* got shape \(1, 1\)"),
+        (lambda: local.goe_number_variance(1.7e308), ValueError, r"^lengths must be at most 1e300, got 1\.7e\+308"),
+        (lambda: local.gap_ratio(GRID, trim="a"), TypeError, "^trim must be real"),
+        (lambda: local.gap_ratio(GRID, trim=[0.1]), TypeError, "^trim must be one number"),
+        (
+            lambda: local.spacings([-1.7e308, 0.0, 1.7e308]),
+            ValueError,
+            "^unfolded levels lie between 0 and their number",
+        ),
+        (lambda: local.fit_brody([1.7e308] * 9), ValueError, "^spacings must have mean 1, got inf"),
+        (lambda: local.participation_share(3.0), ValueError, r"^vectors must be .* got shape \(\)"),
+        (lambda: local.neighbour_mean([0.5, 1.5]), ValueError, r"^p_values must lie in \[0, 1\], got 1\.5"),
+        (lambda: local.neighbour_mean([0.5j]), TypeError, "^p_values must be real"),
+        (lambda: local.neighbour_mean([0.5], window=1.0), TypeError, r"^window must be a whole number, got 1\.0"),
+        (lambda: local.random_inverse_participation_ratio(1e300), TypeError, "^length must be a whole number"),
+        (lambda: local.vector_statistics(np.full((4, 4), 1.7e308)), ValueError, r"^a singular value of weight exceeds"),
+    ],
+)
+def test_corners_are_refused_in_one_line(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_windows_and_lengths_may_be_large_or_tensors():
+    torch = pytest.importorskip("torch")
+    assert_array_equal(local.neighbour_mean([0.0, 0.5, 1.0], window=2**62), [0.5, 0.5, 0.5])
+    assert_array_equal(local.neighbour_mean(torch.tensor([0.0, 0.5, 1.0]).bfloat16(), window=1), [0.25, 0.5, 0.75])
+    one = local.local_p_values(NULL[0], NULL, lengths=torch.tensor([1.0, 2.0]).bfloat16())
+    assert_array_equal(one.number_variance, local.local_p_values(NULL[0], NULL).number_variance)
+    assert local.local_p_values(NULL[0], NULL, lengths=2.0).lengths.tolist() == [2.0]

@@ -6,6 +6,12 @@ from torch import nn
 
 from rmtnet.layers import BlockDiagonalLinear
 from rmtnet.matrices import described, matrices, select
+from rmtnet.record.sources import Source
+
+
+def now(matrix):
+    """(block, out, in) as it is recorded."""
+    return torch.as_tensor(Source(matrix, own_steps=False).weights()).numpy()
 
 
 def named(model):
@@ -44,7 +50,7 @@ def test_a_parametrised_layer_is_its_effective_weight():
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
     model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), layer)
     assert [matrix.name for matrix in matrices(model)] == ["0", "1"]
-    assert_array_equal(matrices(model)[1].snapshot()[0], layer.weight.detach())
+    assert_array_equal(now(matrices(model)[1])[0], layer.weight.detach())
     assert described(matrices(model)[1])["torch_name"] == "1.weight"
 
 
@@ -71,7 +77,7 @@ def test_gates_are_cut_in_the_order_torch_documents(kind, gates):
         assert packed.shape == (len(gates) * 5, width)
         for k, gate in enumerate(gates):
             matrix = named(model)[f"{attribute}.{gate}"]
-            assert_array_equal(matrix.snapshot(), packed.detach()[None, 5 * k : 5 * (k + 1)])
+            assert_array_equal(now(matrix), packed.detach()[None, 5 * k : 5 * (k + 1)])
             assert (matrix.layout.form, matrix.layout.out_features, matrix.layout.in_features) == ("dense", 5, width)
 
 
@@ -79,8 +85,8 @@ def test_the_input_gate_of_an_lstm_is_the_one_that_closes_the_input():
     torch.manual_seed(0)
     cell = nn.LSTMCell(4, 3, bias=False)
     x, h, c = torch.randn(1, 4), torch.randn(1, 3), torch.randn(1, 3)
-    ih = {gate: torch.from_numpy(named(cell)[f"weight_ih.{gate}"].snapshot()[0]) for gate in "ifgo"}
-    hh = {gate: torch.from_numpy(named(cell)[f"weight_hh.{gate}"].snapshot()[0]) for gate in "ifgo"}
+    ih = {gate: torch.from_numpy(now(named(cell)[f"weight_ih.{gate}"])[0]) for gate in "ifgo"}
+    hh = {gate: torch.from_numpy(now(named(cell)[f"weight_hh.{gate}"])[0]) for gate in "ifgo"}
     i, f, g, o = (x @ ih[gate].T + h @ hh[gate].T for gate in "ifgo")
     after = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     torch.testing.assert_close(cell(x, (h, c))[1], after)
@@ -89,7 +95,7 @@ def test_the_input_gate_of_an_lstm_is_the_one_that_closes_the_input():
 
 def test_the_projection_of_an_lstm_is_one_matrix():
     matrix = named(nn.LSTM(6, 5, proj_size=2))["weight_hr_l0"]
-    assert matrix.snapshot().shape == (1, 2, 5)
+    assert now(matrix).shape == (1, 2, 5)
 
 
 def test_attention_is_cut_into_query_key_and_value():
@@ -97,7 +103,7 @@ def test_attention_is_cut_into_query_key_and_value():
     packed = model["attn"].in_proj_weight.detach()
     assert list(named(model)) == [*(f"attn.in_proj_weight.{part}" for part in "qkv"), "attn.out_proj"]
     for k, part in enumerate("qkv"):
-        assert_array_equal(named(model)[f"attn.in_proj_weight.{part}"].snapshot()[0], packed[4 * k : 4 * k + 4])
+        assert_array_equal(now(named(model)[f"attn.in_proj_weight.{part}"])[0], packed[4 * k : 4 * k + 4])
 
 
 def test_attention_with_other_widths_of_keys_keeps_torchs_names():
@@ -112,7 +118,7 @@ def test_a_grouped_convolution_is_block_diagonal():
     assert matrix.layout.block_row == matrix.layout.block_col == (0, 1)
     # The layer on one patch is the block diagonal matrix.
     patch = torch.randn(6, 3, 2)
-    dense = torch.block_diag(*torch.from_numpy(matrix.snapshot()))
+    dense = torch.block_diag(*torch.from_numpy(now(matrix)))
     torch.testing.assert_close(dense @ patch.flatten(), layer(patch[None]).flatten())
 
 
@@ -120,7 +126,7 @@ def test_a_grouped_convolution_is_block_diagonal():
 def test_a_transposed_convolution_is_the_matrix_of_the_convolution_it_transposes(groups):
     layer = nn.ConvTranspose2d(4, 6, (3, 2), groups=groups, bias=False)
     [matrix] = matrices(layer)
-    blocks = matrix.snapshot()
+    blocks = now(matrix)
     assert blocks.shape == (groups, 6 // groups, 4 // groups * 6)
     assert matrix.layout.form == ("dense" if groups == 1 else "block_diagonal")
     # One input pixel becomes a kernel for each output channel.
@@ -134,7 +140,7 @@ def test_a_block_diagonal_layer_keeps_its_blocks():
     layer = BlockDiagonalLinear(6, 4, 2)
     [matrix] = matrices(layer)
     assert (matrix.layout.form, matrix.layout.out_features, matrix.layout.in_features) == ("block_diagonal", 4, 6)
-    assert_array_equal(matrix.snapshot(), layer.weight.detach())
+    assert_array_equal(now(matrix), layer.weight.detach())
 
 
 def test_blocks_elsewhere_are_block_sparse():
@@ -153,7 +159,7 @@ def test_blocks_elsewhere_are_block_sparse():
 def test_precision_is_kept_and_16_bit_types_become_float32_exactly(dtype):
     layer = nn.Linear(50, 40).to(dtype)
     [matrix] = matrices(layer)
-    snapshot = matrix.snapshot()
+    snapshot = now(matrix)
     assert snapshot.dtype == (np.float64 if dtype == torch.float64 else np.float32)
     assert_array_equal(snapshot[0].astype(np.float64), layer.weight.detach().double())
     assert described(matrix) == {
@@ -162,15 +168,15 @@ def test_precision_is_kept_and_16_bit_types_become_float32_exactly(dtype):
     }  # fmt: skip
 
 
-def test_a_snapshot_is_a_copy_of_the_parameter_that_is_there_now():
-    layer = nn.Linear(3, 2)
-    [matrix] = matrices(layer)
-    before, values = layer.weight.detach().clone(), matrix.snapshot()
-    with torch.no_grad():
-        layer.weight.add_(1)
-    assert_array_equal(values[0], before)
-    layer.weight = nn.Parameter(torch.full((2, 3), 7.0))
-    assert (matrix.snapshot() == 7).all()
+def test_a_linear_layer_that_stores_its_inputs_first_is_turned():
+    class Conv1D(nn.Module):  # as transformers.Conv1D of GPT-2 is
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 5))
+
+    [matrix] = matrices(Conv1D())
+    assert (matrix.layout.out_features, matrix.layout.in_features) == (5, 3)
+    assert_array_equal(now(matrix)[0], matrix.tensor.detach().T)
 
 
 @pytest.mark.parametrize("way", ["function", "method"])

@@ -175,5 +175,37 @@ def test_what_is_no_spectrum_is_refused(values, error, message):
 def test_dtypes_and_tolerances_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"dtype must be one of bfloat16, .* got int8"):
         hard_rank([1.0], (1, 1), dtype="int8")
-    with pytest.raises(ValueError, match="tolerance must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"tolerance must lie in \[0, inf\], got -1"):
         hard_rank([1.0], (1, 1), tolerance=-1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: hard_rank([1.0], 3), ValueError, r"^shape must be \(out, in\), got 3"),
+        (lambda: hard_rank([1.0], (3, 3, 3)), ValueError, r"^shape must be \(out, in\), got \(3, 3, 3\)"),
+        (lambda: hard_rank([1.0], (3.0, 3)), TypeError, r"^a side of shape must be a whole number, got 3\.0"),
+        (lambda: weightwatcher([1.0], (0, 3)), ValueError, "^a side of shape must be at least 1, got 0"),
+        (lambda: hard_rank([1.0], (1, 1), tolerance=[0.1]), TypeError, "^tolerance must be one number"),
+        (lambda: alpha_hat([1.0], 2j), TypeError, "^alpha must be real, got dtype complex128"),
+        (lambda: alpha_hat([1.0], np.inf), ValueError, r"^alpha must lie in \(0, 1e300\], got inf"),
+        (lambda: log_alpha_norm([1.0], 0), ValueError, r"^alpha must lie in \(0, 1e300\], got 0\.0"),
+        (lambda: mp_softrank([1.0], 1j), TypeError, "^upper_edge must be real, got dtype complex128"),
+        (lambda: mp_softrank([1.0], -1.0), ValueError, "^upper_edge must be finite and not negative"),
+        (lambda: mp_softrank([1e-320], 1.0), ValueError, r"^a soft rank exceeds 1\.8e308"),
+        (lambda: measures.frobenius_norm([1.7e308] * 4), ValueError, r"^a Frobenius norm exceeds 1\.8e308"),
+    ],
+)
+def test_arguments_without_a_measure_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_exponents_and_edges_may_be_tensors_or_not_known():
+    torch = pytest.importorskip("torch")
+    values = np.array([[1.0, 2.0], [3.0, 0.5]])
+    for measure in (alpha_hat, log_alpha_norm, mp_softrank):
+        given = np.array([2.5, np.nan])
+        found = measure(torch.tensor(values).bfloat16(), torch.nn.Parameter(torch.tensor(given).bfloat16()))
+        np.testing.assert_array_equal(found, measure(values, given))
+        assert np.isnan(found).tolist() == [False, True]

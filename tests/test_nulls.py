@@ -121,3 +121,34 @@ def test_weights_that_are_no_numbers_are_not_permuted(weight, error):
     for function in (lambda w: permuted(w, np.random.default_rng(0)), lambda w: matched_spectra(w, draws=1)):
         with pytest.raises(error, match=r"^weight must be"):
             function(weight)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ordered_null(0, 3, 4), ValueError, "^blocks must be at least 1, got 0"),
+        (lambda: ordered_null(1, 0, 4), ValueError, "^out must be at least 1, got 0"),
+        (lambda: ordered_null(1, 3, 4.0), TypeError, r"^width must be a whole number, got 4\.0"),
+        (lambda: ordered_null(1, 3, 4, draws=0), ValueError, "^draws must be at least 1, got 0"),
+        (lambda: ordered_null(1, 3, 4, seed=np.random.default_rng(0)), TypeError, "^seed must be a whole number"),
+        (lambda: ordered_null(1, 3, 4, kurtosis=[3.0]), TypeError, r"^kurtosis must be one number, got shape \(1,\)"),
+        (lambda: matched_spectra(np.eye(3), draws=0), ValueError, "^draws must be at least 1, got 0"),
+        (lambda: matched_spectra(np.eye(3), draws=2, seed="a"), TypeError, "^seed must be a whole number or"),
+        (lambda: permuted(np.ones(3), 0), ValueError, r"stack of matrices .* got shape \(3,\)"),
+        (lambda: permuted(np.eye(3), None), TypeError, "^rng must be a whole number or"),
+        (lambda: iid_blocks((2, 3), -1.0, 0), ValueError, r"^variance must lie in \[0, 1e\+300\], got -1"),
+        (lambda: iid_blocks((2, 3), np.nan, 0), ValueError, "^variance must lie in .* got nan"),
+        (lambda: iid_blocks((2, 3), 1.0, 1.5), TypeError, r"^rng must be a whole number or .* got 1\.5"),
+    ],
+)
+def test_nulls_of_nothing_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_seed_serves_for_a_generator():
+    weight = np.arange(12.0).reshape(3, 4)
+    assert np.array_equal(permuted(weight, 5), permuted(weight, np.random.default_rng(5)))
+    assert np.array_equal(iid_blocks((2, 3), 1.0, 5), iid_blocks((2, 3), 1.0, np.random.default_rng(5)))
+    one, other = (matched_spectra(weight, draws=2, seed=seed) for seed in (5, np.random.default_rng(5)))
+    assert np.array_equal(one, other)

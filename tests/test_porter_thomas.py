@@ -1,3 +1,5 @@
+import math
+
 import mpmath as mp
 import numpy as np
 import pytest
@@ -82,9 +84,23 @@ def test_short_lengths_are_refused(bad):
 
 @pytest.mark.parametrize("bad", [3.0, "3", None, np.nan])
 def test_lengths_that_are_no_integers_are_refused(bad):
-    with pytest.raises(TypeError, match="length must be an integer"):
+    with pytest.raises(TypeError, match="length must be a whole number, got"):
         PorterThomas(bad)
 
 
 def test_numpy_integers_are_lengths():
     assert PorterThomas(np.int32(7)) == PorterThomas(7)
+
+
+@pytest.mark.parametrize("length", [2, 7, 8, 13, 57, 800, 4096])
+@pytest.mark.parametrize("p", [1e-20, 1e-99, 1e-101, 1e-150, 1e-200, 1e-300])
+def test_far_quantiles_match_40_digits(length, p):
+    """The quantile lies where the tail, a steep function, crosses p: between two points 1e-13 apart."""
+    x = float(PorterThomas(length).ppf(p)) / math.sqrt(length)
+    half = mp.mpf(length - 1) / 2
+    with mp.workdps(400):  # at length 2 the room to the edge is p^2
+
+        def tail(x):
+            return mp.betainc(half, half, 0, (1 + x) / 2, regularized=True) if x > -1 else mp.mpf(0)
+
+        assert tail(mp.mpf(x) - 1e-13) <= p <= tail(mp.mpf(x) + 1e-13)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
@@ -309,3 +310,52 @@ def test_tensors_have_the_intervals_of_their_entries(dtype):
     assert_array_equal(variance_change_interval(start, end).high, variance_change_interval(*entries).high)
     with pytest.raises(TypeError, match=r"weight must be real, got dtype torch\.complex64"):
         entry_moments(drawn[0] * 1j)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-308, 1e150])
+def test_a_change_of_variance_has_no_unit(unit):
+    start = np.random.default_rng(40).normal(size=(1, 5, 8))
+    end = start + 0.1
+    end[0, 0] *= 2
+    plain, scaled = variance_change_interval(start, end), variance_change_interval(unit * start, unit * end)
+    assert_allclose(
+        [scaled.ratio, scaled.low, scaled.high],
+        [plain.ratio, plain.low, plain.high],
+        rtol=1e-9 if unit > 1e-300 else 0.1,
+    )
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: variance_ratio(np.array([1j]), 1.0), TypeError, "variance must be real"),
+        (lambda: variance_ratio(1.0, -1.0), ValueError, "reference must not be negative, got -1"),
+        (lambda: variance_ratio(1e300, 1e-300), ValueError, "a ratio exceeds"),
+        (lambda: singular_value_ratio([1.0], [1.0], -1.0), ValueError, "reference_variance must not be negative"),
+        (lambda: singular_value_ratio([np.inf], [1.0], 1.0), ValueError, "values exceeds"),
+        (lambda: mean_deviation([]), ValueError, "one order at least"),
+        (lambda: mean_deviation(1.0), ValueError, "one order at least"),
+        (
+            lambda: sister_null(2, 3, 4, kurtosis=1e300),
+            ValueError,
+            "kurtosis must be at most the number of entries, 24",
+        ),
+        (lambda: null_mean_deviation(2, 3, 4, draws=9).p_value([1j]), TypeError, "deviation must be real"),
+    ],
+)
+def test_numbers_that_are_no_ratio_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_variance_that_vanishes_in_float64_has_no_interval():
+    tiny = entry_moments(1e-200 * np.random.default_rng(41).normal(size=(1, 5, 8)))
+    with pytest.raises(ValueError, match="below 2"):
+        variance_ratio_interval(tiny, tiny)
+
+
+def test_ratios_of_tensors_are_those_of_their_numbers():
+    values = torch.tensor([0.5, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    assert_allclose(variance_ratio(values, values), 1)
+    assert_allclose(singular_value_ratio(values, values, torch.tensor(1.0)), 1)
+    assert_allclose(mean_deviation(values), 0.75)

@@ -368,3 +368,33 @@ def test_degenerate_matrices_have_their_right_values():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method must be 'auto', 'gram' or 'svd', got 'qr'"):
         singular_values(np.eye(2), method="qr")
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (1.0, ValueError, r"^values must be \(\.\.\., block, order\), not empty; got shape \(\)"),
+        (np.ones(3), ValueError, r"got shape \(3,\)"),
+        (np.ones((2, 0)), ValueError, r"got shape \(2, 0\)"),
+        (np.ones((2, 2)) * 1j, TypeError, "^values must be real, got dtype complex128"),
+        ([["a"]], TypeError, "^values must be real"),
+    ],
+)
+def test_what_has_no_blocks_is_not_aggregated(values, error, message):
+    with pytest.raises(error, match=message):
+        aggregate(values)
+
+
+def test_tensors_and_unknown_values_are_aggregated():
+    torch = pytest.importorskip("torch")
+    values = np.array([[2.0, np.nan], [3.0, 1.0]])
+    for given in (values, torch.nn.Parameter(torch.tensor(values).bfloat16())):
+        pooled, block = aggregate(given)
+        np.testing.assert_array_equal(pooled, [3, 2, 1, np.nan])
+        assert block.tolist() == [1, 0, 1, 0]
+
+
+def test_working_memory_is_a_whole_number_of_bytes():
+    for bad, error in ((0, ValueError), (1e9, TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^max_bytes must be"):
+            singular_values(np.eye(2), max_bytes=bad)

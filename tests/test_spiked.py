@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from rmtnet.laws import MarchenkoPastur, spiked
 
@@ -52,3 +52,33 @@ def test_gigantic_spikes_do_not_overflow():
     assert_allclose(spiked.strength(1e300, 0.5), 1e300)
     assert_allclose(spiked.overlaps(1e300, 0.5), 1)
     assert_allclose(spiked.deviation(1e150, 0.5), 1)
+
+
+FUNCTIONS = (spiked.outlier, spiked.strength, spiked.overlaps, spiked.deviation)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("values", "ratio", "error", "message"),
+    [
+        (np.nan, 0.5, ValueError, "^(strength|eigenvalue) must be finite, got NaN or infinity"),
+        ([2.0, np.inf], 0.5, ValueError, "^(strength|eigenvalue) must be finite, got NaN or infinity"),
+        (-1.0, 0.5, ValueError, r"^(strength|eigenvalue) must not be negative, got -1\.0"),
+        (2j, 0.5, TypeError, "^(strength|eigenvalue) must be real, got dtype complex128"),
+        (2.0, np.nan, ValueError, r"must lie in \(0, 1\], got nan"),
+        (2.0, [0.5, 0.0], ValueError, r"must lie in \(0, 1\], got 0\.0"),
+        (2.0, 1.5, ValueError, r"must lie in \(0, 1\], got 1\.5"),
+        (2.0, 0.5j, TypeError, "^ratio must be real, got dtype complex128"),
+    ],
+)
+def test_what_has_no_spike_is_refused(function, values, ratio, error, message):
+    with pytest.raises(error, match=message):
+        function(values, ratio)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_tensors_of_any_precision_are_arrays(function):
+    torch = pytest.importorskip("torch")
+    values, ratios = np.array([0.25, 2.0, 5.5]), np.array([0.25, 0.5, 1.0])
+    tensors = (torch.nn.Parameter(torch.tensor(given).bfloat16()) for given in (values, ratios))
+    assert_array_equal(function(*tensors), function(values, ratios))

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy import stats
+from scipy import optimize, stats
 
 from rmtnet import tails
 from rmtnet.tails import assess_tail, bootstrap_power_law, fit_power_law, hill, likelihood_ratios
@@ -377,3 +377,60 @@ def test_a_light_tail_is_not_heavy_whatever_the_null_says():
 def test_nulls_that_cannot_decide_are_refused(null, level, message):
     with pytest.raises(ValueError, match=message):
         assess_tail(np.arange(1.0, 31), null, level=level, rng=np.random.default_rng(0))
+
+
+PARETO = np.random.default_rng(9).pareto(2, size=60) + 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fit_power_law(PARETO, min_tail=10.5), TypeError, r"^min_tail must be a whole number, got 10\.5"),
+        (lambda: fit_power_law(PARETO, min_tail=np.nan), TypeError, "^min_tail must be a whole number, got nan"),
+        (lambda: fit_power_law(PARETO, xmin=[1.0]), TypeError, r"^xmin must be one number, got shape \(1,\)"),
+        (lambda: fit_power_law(PARETO, xmin="1"), TypeError, "^xmin must be real"),
+        (lambda: bootstrap_power_law(PARETO, rng=None), TypeError, r"^rng must be a whole number or a numpy\.random"),
+        (lambda: bootstrap_power_law(PARETO, rng=0, resamples=99.5), TypeError, "^resamples must be a whole number"),
+        (lambda: assess_tail(PARETO, np.ones((20, 60)), rng="a"), TypeError, "^rng must be a whole number or"),
+        (lambda: assess_tail(PARETO, np.ones((20, 60)), rng=0, level=[1]), TypeError, "^level must be one number"),
+        *(
+            (
+                lambda values=values: likelihood_ratios(values, fit_power_law(PARETO)),
+                ValueError,
+                "^fit must be of values",
+            )
+            for values in (2 * PARETO, PARETO[:-1], PARETO**1.001, np.zeros(60), 1e155 * PARETO)
+        ),
+    ],
+)
+def test_arguments_that_decide_nothing_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_seed_serves_for_a_generator():
+    assert bootstrap_power_law(PARETO, rng=3, resamples=20) == bootstrap_power_law(
+        PARETO, rng=np.random.default_rng(3), resamples=20
+    )
+
+
+@pytest.mark.parametrize("span", [1e-5, 1e-7, 1e-9, 1e-11])
+def test_a_short_tail_has_the_ratios_of_an_exponential_and_a_half_normal_law(span):
+    """Over it x is a line in ln x: the power law is exponential, the other two are normal laws cut off at xmin."""
+    excess = np.append(0, np.sort(np.abs(np.random.default_rng(0).normal(size=59))))
+
+    def loss(parameters):
+        mean, deviation = parameters[0], np.exp(parameters[1])
+        return -stats.truncnorm.logpdf(excess, -mean / deviation, np.inf, mean, deviation).sum()
+
+    expected = stats.expon.logpdf(excess, scale=excess.mean()).sum() + optimize.minimize(loss, [0.0, 0.0]).fun
+    ratios = likelihood_ratios(1 + span * excess, fit_power_law(1 + span * excess, xmin=1.0))
+    found = [ratios[name].log_ratio for name in ("exponential", "lognormal", "truncated_power_law")]
+    assert_allclose(found, [0, expected, expected], atol=30 * span + 2e-15 / span)
+
+
+@pytest.mark.parametrize("xmin", [None, 1.5])
+@pytest.mark.parametrize("values", [PARETO, 1e-300 * PARETO, 1 + np.arange(30) * 1e-14, np.repeat(PARETO, 2)])
+def test_a_fit_is_known_as_one_of_its_values(values, xmin):
+    fit = fit_power_law(values, xmin=None if xmin is None else xmin * np.quantile(values, 0.1) / 1.5)
+    assert set(likelihood_ratios(values[::-1], fit)) == {"exponential", "lognormal", "truncated_power_law"}

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from rmtnet import record, training
+from rmtnet import training
 from rmtnet.datasets import Images
 from rmtnet.schedules import every
 from rmtnet.study import Study
 
 training._CHECKPOINT_SECONDS = 0.1
-record._COMMIT_SECONDS = 0.02
+training._COMMIT_SECONDS = 0.02
 done = {{"steps": 0}}
 
 
@@ -75,10 +75,8 @@ def study_file(path, stop=0, how="pass", steps=STEPS):
 
 @pytest.fixture(autouse=True)
 def study_files_patch_only_their_test(monkeypatch):
-    from rmtnet import record
-
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", training._CHECKPOINT_SECONDS)
-    monkeypatch.setattr(record, "_COMMIT_SECONDS", record._COMMIT_SECONDS)
+    monkeypatch.setattr(training, "_COMMIT_SECONDS", training._COMMIT_SECONDS)
 
 
 def trained(folder, file):
@@ -89,11 +87,9 @@ def trained(folder, file):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    from rmtnet import record
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_CHECKPOINT_SECONDS", 15.0)
-        patch.setattr(record, "_COMMIT_SECONDS", 10.0)
+        patch.setattr(training, "_COMMIT_SECONDS", 10.0)
         folder = tmp_path_factory.mktemp("uninterrupted")
         return trained(folder, study_file(folder / "study.py"))
 

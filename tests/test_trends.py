@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import lfilter
 from scipy.special import ndtr
@@ -199,3 +200,49 @@ def test_steps_that_do_not_fit_are_refused():
         first_departure(np.ones(2), [1, 0])
     with pytest.raises(ValueError, match="consecutive must be at least 1, got 0"):
         first_departure(np.ones(2), [0, 1], consecutive=0)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda y: drift(np.arange(12), y * 1j), TypeError, "values must be real"),
+        (lambda y: drift(np.arange(12), y, draws=0), ValueError, "draws must be at least 1"),
+        (lambda y: drift(np.arange(12) * 1e-311, y), ValueError, "the slope exceeds"),
+        (
+            lambda y: deterioration(np.arange(12), 10.0 ** np.linspace(-300, 300, 12)),
+            ValueError,
+            "over its start exceeds",
+        ),
+        (lambda y: corrected([0.1], method="nothing"), ValueError, "method must be one that statsmodels"),
+        (lambda y: corrected([0.1], method=None), ValueError, "method must be one that statsmodels"),
+        (lambda y: corrected([0.1j]), TypeError, "p must be real"),
+        (
+            lambda y: first_departure(y / 9, np.arange(12), consecutive=1.5),
+            TypeError,
+            "consecutive must be a whole number",
+        ),
+    ],
+)
+def test_what_has_no_trend_is_told_in_one_line(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.random.default_rng(40).random(12))
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e300])
+def test_gigantic_and_tiny_series_drift_as_others_do(unit):
+    values = 1 + np.random.default_rng(41).random(20)
+    plain, scaled = drift(np.arange(20), values, draws=99), drift(np.arange(20), unit * values, draws=99)
+    assert_allclose(scaled.slope / unit, plain.slope, rtol=1e-9)
+    assert scaled.p_value == plain.p_value
+    assert drift(np.arange(20), np.full(20, 1e308)).slope == 0
+    fall = deterioration(np.arange(20), unit * values, draws=99)
+    assert_allclose(fall.fall, deterioration(np.arange(20), values, draws=99).fall, rtol=1e-9)
+
+
+def test_a_fall_of_all_orders_of_magnitude_is_whole():
+    assert deterioration(np.arange(12), 10.0 ** np.linspace(300, -300, 12), draws=99).fall == 1
+
+
+def test_series_may_be_tensors():
+    values = torch.tensor(np.random.default_rng(42).random(12)).bfloat16()
+    assert drift(torch.arange(12), values, draws=99) == drift(np.arange(12), values.double().numpy(), draws=99)

@@ -353,13 +353,13 @@ def test_shapes_and_strange_places():
     [
         (([1.0],), r"table \(R, C\) of blocks, got shape \(1,\)"),
         ((np.empty((0, 2)),), r"got shape \(0, 2\)"),
-        (([[1.0, -1.0]],), "not negative"),
+        (([[1.0, -1.0]],), r"variances must not be negative, got -1"),
         (([[1.0, np.nan]],), "finite"),
         (([[1.0, np.inf]],), "finite"),
         ((np.zeros((2, 2)),), "all 0"),
         (([[1.0]], [1, 2]), r"heights must be one a block, 1, got shape \(2,\)"),
-        (([[1.0]], [1], [0]), "widths must be positive and finite, got 0"),
-        (([[1.0]], [np.nan], [1]), "heights must be positive and finite, got nan"),
+        (([[1.0]], [1], [0]), r"widths must lie in \[1e-100, 1e\+100\], got 0"),
+        (([[1.0]], [np.nan], [1]), r"heights must lie in \[1e-100, 1e\+100\], got nan"),
     ],
 )
 def test_what_is_no_profile_is_refused(arguments, message):
@@ -371,7 +371,7 @@ def test_wrong_counts_and_probabilities_are_refused():
     law = VarianceProfile([[1.0]])
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got 1.5"):
         law.ppf([0.5, 1.5])
-    with pytest.raises(ValueError, match="count must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match=r"count must lie in \[1, 1e\+100\], got 0"):
         law.edge_scale(0)
 
 
@@ -391,3 +391,36 @@ def test_components_are_those_of_the_bipartite_graph(density):
 def test_components_are_asked_of_a_matrix():
     with pytest.raises(ValueError, match=r"matrix \(out, in\), got shape \(3,\)"):
         connected_components([True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: VarianceProfile([[1e308]]), ValueError, r"variances other than 0 must lie in \[1e-300, 1e\+305\]"),
+        (lambda: VarianceProfile([[1.0, 1e-310]]), ValueError, r"variances other than 0 must lie in .* got 1e-310"),
+        (lambda: VarianceProfile([[1j]]), TypeError, "^variances must be real, got dtype complex128"),
+        (lambda: VarianceProfile([[1.0]], [1j]), TypeError, "^heights must be real"),
+        (
+            lambda: VarianceProfile([[1.0]], [1e308]),
+            ValueError,
+            r"^heights must lie in \[1e-100, 1e\+100\], got 1e\+308",
+        ),
+        (lambda: VarianceProfile([[1.0]]).edge_scale([5]), TypeError, "^count must be one number"),
+        (lambda: VarianceProfile.of_blocks([0.5], [0], 1.0, [1], [1]), ValueError, "must lie on the grid of 1 x 1"),
+        (lambda: VarianceProfile.of_blocks([0, 1], [0], 1.0, [1, 1], [1]), ValueError, r"must both be \(block,\), got"),
+        (lambda: VarianceProfile.of_blocks([], [0], 1.0, [1], [1]), ValueError, r"must both be \(block,\), got"),
+        (lambda: VarianceProfile.of_blocks([0], [0], [1.0, 2], [1], [1]), ValueError, "must be one or one a block, 1"),
+        (lambda: connected_components(np.eye(2) * 1j), TypeError, "^mask must be real, got dtype complex128"),
+    ],
+)
+def test_corners_are_refused_in_one_line(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_tensors_are_tables_and_masks():
+    torch = pytest.importorskip("torch")
+    table = np.array([[1.0, 0.5], [0.0, 2.0]])
+    tensor = torch.nn.Parameter(torch.tensor(table).bfloat16())
+    assert VarianceProfile(tensor, torch.tensor([1, 2]), torch.ones(2)) == VarianceProfile(table, [1, 2], [1, 1])
+    assert [part[1].tolist() for part in connected_components(tensor)] == [[0, 1]]

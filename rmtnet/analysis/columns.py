@@ -3,11 +3,14 @@
 _STATISTICS = {
     "variance": "variance of the in-block weights",
     "variance_error": "standard error of that variance: of sampling the weights",
+    "second_moment": "mean square of the in-block weights: their variance about 0",
     "kurtosis": "kurtosis E w^4 / (E w^2)^2 of the weights within each block, averaged over blocks",
-    "variance_ratio": "variance over the reference's (the dense sister's) at the same step",
+    "noise_kurtosis": "kurtosis of the noise in the nulls: of the weights less their spikes; 3 where source is spectra",
+    "variance_ratio": "variance (or second moment: see compared) over the reference's (the dense sister's) at its step",
     "variance_ratio_low": "lower end of the 95 % interval of the variance ratio: of sampling both layers' weights",
     "variance_ratio_high": "upper end of that interval",
-    "reference_variance": "variance of R's entries: the reference's at the same step, without one the layer's own",
+    "reference_variance": "variance of R's entries: the reference's at the same step, without one the layer's own; "
+    "the second moment of singular values alone",
     "largest_singular_value": "largest singular value",
     "smallest_singular_value": "smallest singular value",
     "largest_ratio": "largest singular value over the mean of R's",
@@ -29,8 +32,9 @@ _STATISTICS = {
     "gap_ratio_error": "standard error of the gap ratio",
     "brody": "Brody parameter of the spacings within blocks: 0 for independent levels, near 1 for noise",
     "brody_error": "standard error of the Brody parameter",
-    "variance_change": "variance less that of the analysed step before",
-    "update_variance": "variance of the weights' change since the analysed step before",
+    "variance_change": "change of the variance by what follows: until the next analysed step, or, where moments were "
+    "recorded, by the next optimizer step",
+    "update_variance": "variance of that change of the weights",
     "covariance_term": "twice the covariance of that change with the weights before it",
     "alpha_low": "lower end of the 95 % interval of alpha, for independent eigenvalues",
     "alpha_high": "upper end of that interval",
@@ -39,6 +43,8 @@ _STATISTICS = {
 }
 _OF_LAYER = {
     "first_departure": "first step at which the layer leaves the noise (largest_p, 5 % over all layers and steps)",
+    "source": "weights, or spectra: only singular values were recorded, the nulls take the entries for Gaussian",
+    "compared": "what variance_ratio compares: variance, or second moment where the source of either is spectra",
     "form": "dense, block_diagonal or block_sparse",
     "blocks": "number of blocks",
     "m": "outputs of a block",
@@ -65,5 +71,5 @@ COORDINATES = {
 }
 STATISTICS = tuple(_STATISTICS)
 """Names of the statistics that are one number a (run, layer, step)."""
-ABSENT = {"form": "", "blocks": 0, "m": 0, "n": 0, "block": -1}
+ABSENT = {"source": "", "compared": "", "form": "", "blocks": 0, "m": 0, "n": 0, "block": -1}
 """What stands where a run has no such layer; else it is NaN."""

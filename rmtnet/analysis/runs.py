@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 
 import xarray as xr
@@ -10,7 +9,8 @@ import xarray as xr
 from rmtnet import labelled
 from rmtnet._version import __version__
 from rmtnet.analysis.columns import ABSENT, COORDINATES, DESCRIPTIONS
-from rmtnet.analysis.layers import GROUPS, Moments, analyze_layer
+from rmtnet.analysis.layers import GROUPS, Moments, analyze_layer, check_layer
+from rmtnet.analysis.sources import Layer, chosen_layers, layer_names
 from rmtnet.store import Run, load
 
 
@@ -30,7 +30,8 @@ def analyze_runs(
     runs : distinct names
     references : the dense sister, or one for each seed: a run is compared with the one of its own seed.  R has its
         shape and its variance at each step; without a reference R has the layer's own blocks and variance.
-    layers : names or globs of layers; a run without any of them is left out
+    layers : names or globs of layers; a run without any of them is left out.  A layer is analysed from its weights,
+        without them from its singular values, each of its forms (``ip1@0``, ``ip1@1``) at its own steps.
     steps : see :func:`choose_steps`; None is all
     also : groups of statistics that cost more: "local" (level repulsion), "budget" (what moves the variance), "tails"
         (alpha's interval, heavy or not)
@@ -43,35 +44,37 @@ def analyze_runs(
     Raises
     ------
     ValueError
-        If nothing matches, there is no such group, a run and its reference share no step or differ in shape, or weights
-        are not finite.
+        If nothing matches, there is no such group or nothing recorded that it needs, a run and its reference share no
+        step or differ in shape, or weights are not finite.
     """
     if unknown := [group for group in also if group not in GROUPS]:
         raise ValueError(f"also must be among {', '.join(GROUPS)}, got {unknown[0]!r}")
-    chosen = _chosen(runs, layers)
+    chosen = _chosen(runs, layers, steps)
+    for layer in (layer for of_run in chosen.values() for layer in of_run):
+        check_layer(layer, also)
     runs = [run for run in runs if chosen[run.name]]
     results, count, moments = [], 0, Moments()
     for run in runs:
         reference = _reference_of(run, references)
         found = []
-        for name in chosen[run.name]:
+        for layer in chosen[run.name]:
             count += 1
-            progress(f"{run.name} {name} ({count} of {sum(map(len, chosen.values()))})")
-            found.append(analyze_layer(run, name, reference, steps=steps, also=also, moments=moments))
+            progress(f"{run.name} {layer.name} ({count} of {sum(map(len, chosen.values()))})")
+            found.append(analyze_layer(layer, reference, also=also, moments=moments))
         layered = _joined(found, "layer")
         layered["first_departure"] = labelled.first_departure(layered["largest_p"])
         results.append(layered.merge(_metrics(run, found)).assign_coords(run=run.name))
     return _described(_joined(results, "run"), runs, references)
 
 
-def _chosen(runs: Sequence[Run], layers: Sequence[str]) -> dict[str, list[str]]:
-    """The matching layers of each run, by the run's name."""
+def _chosen(runs: Sequence[Run], layers: Sequence[str], steps: str | None) -> dict[str, list[Layer]]:
+    """The matching layers of each run at the chosen steps, by the run's name."""
     names = [run.name for run in runs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two runs are named {twice!r}: rename one of the folders")
-    chosen = {run.name: [name for name in run if any(fnmatchcase(name, glob) for glob in layers)] for run in runs}
+    chosen = {run.name: chosen_layers(run, layers, steps) for run in runs}
     if not any(chosen.values()):
-        recorded = ", ".join(dict.fromkeys(name for run in runs for name in run)) or "none"
+        recorded = ", ".join(dict.fromkeys(name for run in runs for name in layer_names(run))) or "none"
         raise ValueError(f"no layer matches {' or '.join(map(repr, layers))}; recorded are {recorded}")
     return chosen
 
@@ -114,7 +117,7 @@ def _described(results: xr.Dataset, runs: Sequence[Run], references: Sequence[Ru
     return results.assign_attrs(
         references=", ".join(run.name for run in references) or "none",
         null="R: iid Gaussian, mean and quantiles of nulls.ordered_null's draws, seed 0; p-values: iid entries of the "
-        "layer's kurtosis",
+        "layer's kurtosis, Gaussian where only its singular values are known",
         created=created,
         rmtnet_version=__version__,
         **packages,

@@ -10,7 +10,7 @@ from rmtnet.analysis.steps import choose_steps
 
 def with_spectra_at(results: xr.Dataset, steps: str) -> xr.Dataset:
     """The results with whole spectra at the chosen steps of each run only (:func:`choose_steps`): a smaller file."""
-    has = results["variance"].notnull().any("layer")
+    has = results["largest_singular_value"].notnull().any("layer")
     kept = xr.zeros_like(has)
     for run in results["run"].values:
         of_run = results["step"].values[has.sel(run=run).values]

@@ -34,6 +34,8 @@ class BulkFit:
     """Of the noise's entries, on which the errors rest."""
     ratio_error: float = 0.0
     """Standard error of ``law.ratio``; 0 where it was given."""
+    method: Method = "moment"
+    """That it was fitted by."""
 
 
 def fit_bulk(
@@ -91,6 +93,20 @@ def fit_bulk(
        added to noise: :mod:`rmtnet.laws.spiked`.
     .. [2] Ke, Ma and Lin, J. Am. Stat. Assoc. 118 (2023) 374.
     """
+    rest, variance, distance = settled(eigenvalues, ratio, blocks, method, max_rounds)
+    return BulkFit(
+        law=MarchenkoPastur(rest.ratio, variance),
+        outliers=rest.outliers,
+        ks_distance=distance,
+        method=method,
+        **errors(method, variance, rest, kurtosis, free=ratio is None),
+    )
+
+
+def settled(
+    eigenvalues: ArrayLike, ratio: float | None, blocks: int, method: Method, max_rounds: int = 100
+) -> tuple[Rest, float, float]:
+    """What :func:`fit_bulk` finds but for the errors, which may be simulated: variance and distance of the rest."""
     values = _checked(eigenvalues, ratio, blocks, method)
     unit = float(values[-1]) or 1.0
     values = values / unit
@@ -98,12 +114,7 @@ def fit_bulk(
     rest = _settled(values, rest, "quantiles", max_rounds, free=False)
     rest = _settled(values, rest, method, max_rounds, free=ratio is None)
     variance = estimate(method, values, rest)
-    return BulkFit(
-        law=MarchenkoPastur(rest.ratio, variance * unit),
-        outliers=rest.outliers,
-        ks_distance=_ks_distance(values[: rest.kept], rest.law(variance)),
-        **errors(method, variance * unit, rest, kurtosis, free=ratio is None),
-    )
+    return rest, variance * unit, _ks_distance(values[: rest.kept], rest.law(variance))
 
 
 def _checked(eigenvalues: ArrayLike, ratio: float | None, blocks: int, method: Method) -> Floats:
@@ -153,7 +164,9 @@ def _interval(variance: float, relative_error: float) -> tuple[float, float]:
     if relative_error < 1e-7:
         return variance * (1 - 2 * relative_error), variance * (1 + 2 * relative_error)
     half = 1 / relative_error**2
-    low, high = (half / gammaincinv(half, p) for p in (0.975, 0.025))
+    # Infinite, above, where the error is a hundred times the variance.
+    with np.errstate(divide="ignore"):
+        low, high = (np.divide(half, gammaincinv(half, p)) for p in (0.975, 0.025))
     return float(variance * low), float(variance * high)
 
 
@@ -190,4 +203,4 @@ def _simulated_errors(method: Method, short: int, long: int, kurtosis: float, fr
         rest = with_likely_ratio(values, rest) if free else rest
         found.append((estimate(method, values, rest), rest.ratio))
     spread = np.log(found).std(axis=0) * math.sqrt(short * long)
-    return float(spread[0]), float(spread[1])
+    return float(spread[0]), float(spread[1]) if free else 0.0

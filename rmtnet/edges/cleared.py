@@ -58,8 +58,12 @@ class Cleared:
 
     def value(self, order: Counts) -> Floats:
         """(block, ...) value of that order (0 first), over the mean square of itself and what other spikes leave."""
-        beyond = np.maximum(self.spikes[:, None], order + 1)
-        value = np.take_along_axis(self.squares, order, axis=1)
+        return self.relative(
+            np.take_along_axis(self.squares, order, axis=1), np.maximum(self.spikes[:, None], order + 1)
+        )
+
+    def relative(self, value: Floats, beyond: Counts) -> Floats:
+        """(block, ...) value over the mean square of itself and what so many spikes, itself among them, leave."""
         # Counted among the noise: a monotone function of its share of the trace, the law of which is known.
         total, entries = self._left(beyond)
         return self._over(value, total + value, entries + self.short + self.long - 2 * beyond + 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rmtnet import nulls
+from rmtnet import checks, nulls
 
 Floats = NDArray[np.float64]
 
@@ -92,6 +92,8 @@ def extreme_tails(short: int, long: int, kurtosis: float, sharing: float) -> tup
         mean_square = (squares + rng.gamma(others / spread, spread, size=squares.shape)) / (entries + others)
     else:
         mean_square = (squares + others) / (entries + others)
+    # Of entries of gigantic kurtosis all may be 0.
+    mean_square = np.where(mean_square > 0, mean_square, 1)
     return Tail.of(largest / mean_square), Tail.of(-np.log(np.maximum(smallest / mean_square, 1e-300)))
 
 
@@ -135,7 +137,7 @@ def permuted_tails(pool: Floats, shape: tuple[int, int], *, shared: bool, seed: 
     mean square is that of the whole pool (``shared``). Without the signs a mean other than 0, which is a spike,
     would be in the null as well.
     """
-    rng, size = np.random.default_rng(seed), shape[0] * shape[1]
+    rng, size = checks.generator(seed, "seed"), shape[0] * shape[1]
     draws = int(np.clip(_BUDGET // (7 * size), *_PERMUTED))
     once = max(1, 2**21 // pool.size)
     rounds, found = -(-draws * size // pool.size), []

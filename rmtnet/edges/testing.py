@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmtnet.bulk import without_largest
 from rmtnet.bulk.structure import connected_stacks
-from rmtnet.checks import real
+from rmtnet.checks import count, floats, real
 from rmtnet.edges.cleared import Cleared, Counts, Variance, cleared
 from rmtnet.edges.noise import Noise
 from rmtnet.edges.simulated import permuted_tails
@@ -153,9 +153,11 @@ def split_spectra(values: ArrayLike, out: int, width: int, variance: Variance) -
     if variance not in ("own", "shared") and not (number and 0 < float(variance) < math.inf):
         raise ValueError(f"variance must be 'own', 'shared' or a positive number, got {variance!r}")
     unit = float(spectra.max())
-    return spectra, cleared(
-        spectra / unit, out, width, variance if isinstance(variance, str) else variance / unit / unit
-    )
+    if not isinstance(variance, str):
+        variance = float(variance) / unit / unit
+        if not 0 < variance < math.inf:
+            raise ValueError(f"variance {known!r} is none of noise in values up to {unit:.3g}: are the units the same?")
+    return spectra, cleared(spectra / unit, out, width, variance)
 
 
 def order_p_values(split: Cleared, order: Counts, noise: Noise) -> Floats:
@@ -176,4 +178,7 @@ def _result(split: Cleared, spectra: Floats, end: End, noise: Noise) -> Extreme:
 
 def pooled(p: ArrayLike, blocks: int) -> Floats:
     """P-value of as small a p-value in any of so many blocks: ``1 - (1 - p)^blocks``."""
-    return -np.expm1(blocks * np.log1p(-np.minimum(p, 1 - 1e-16)))
+    values = floats(p, "p")
+    if not np.all((values >= 0) & (values <= 1) | np.isnan(values)):
+        raise ValueError("p must lie in [0, 1] or be NaN")
+    return np.asarray(-np.expm1(count(blocks, "blocks") * np.log1p(-np.minimum(values, 1 - 1e-16))))[()]

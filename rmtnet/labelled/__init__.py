@@ -16,19 +16,24 @@ from rmtnet.labelled.sisters import (
     variance_ratio_interval,
 )
 from rmtnet.labelled.spectra import (
+    about_zero,
     aggregate,
     bulk_fits,
     entry_moments,
+    gaussian_entries,
     kurtosis,
+    moments_of_values,
     singular_values,
     spectrum,
+    spectrum_of_values,
     variance,
 )
 from rmtnet.labelled.tails import tail_assessments
-from rmtnet.labelled.training import deterioration, drift, first_departure, variance_budget
+from rmtnet.labelled.training import deterioration, drift, first_departure, step_budget, variance_budget
 
 __all__ = [
     "Shape",
+    "about_zero",
     "against_null",
     "aggregate",
     "bulk_fits",
@@ -37,13 +42,17 @@ __all__ = [
     "entry_moments",
     "extremes",
     "first_departure",
+    "gaussian_entries",
     "kurtosis",
     "level_statistics",
     "mean_deviation_null",
+    "moments_of_values",
     "noise_kurtosis",
     "shape_measures",
     "singular_values",
     "spectrum",
+    "spectrum_of_values",
+    "step_budget",
     "tail_assessments",
     "variance",
     "variance_budget",

@@ -14,7 +14,7 @@ _FALL = ("fall", "low", "high", "observed", "deepest", "deepest_step")
 
 
 def variance_budget(weight: xr.DataArray) -> xr.Dataset:
-    """What moved the variance since the step before, at each step but the first, which has NaN.
+    """What moves the variance from each step to the next; NaN at the last.
 
     Parameters
     ----------
@@ -27,16 +27,28 @@ def variance_budget(weight: xr.DataArray) -> xr.Dataset:
     core = ["step", *WEIGHT]
 
     def measured(stack: np.ndarray) -> tuple[np.ndarray, ...]:
-        first = np.full((*stack.shape[:-4], 1), np.nan)
+        last = np.full((*stack.shape[:-4], 1), np.nan)
         if stack.shape[-4] < 2:
-            return tuple(first for _ in _TERMS)
+            return tuple(last for _ in _TERMS)
         found = budget.variance_budget(stack)
-        return tuple(np.concatenate([first, getattr(found, term)], axis=-1) for term in _TERMS.values())
+        return tuple(np.concatenate([getattr(found, term), last], axis=-1) for term in _TERMS.values())
 
     found = xr.apply_ufunc(
         measured, weight, input_core_dims=[core], output_core_dims=[["step"] for _ in _TERMS], keep_attrs=False
     )
     return xr.Dataset(dict(zip(_TERMS, found, strict=True)))
+
+
+def step_budget(moments: xr.Dataset) -> xr.Dataset:
+    """The same of the one optimizer step that follows each step, from what a recorder measured there.
+
+    Parameters
+    ----------
+    moments : ``var_dw``, ``cov_w_dw``, each (..., step); NaN where they were not recorded
+    """
+    update, covariance = moments["var_dw"], 2 * moments["cov_w_dw"]
+    terms = (update + covariance, update, covariance)
+    return xr.Dataset({name: term.drop_attrs() for name, term in zip(_TERMS, terms, strict=True)})
 
 
 def first_departure(

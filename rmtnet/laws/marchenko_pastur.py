@@ -16,8 +16,11 @@ import numpy as np
 from numpy.polynomial import chebyshev, legendre
 from numpy.typing import ArrayLike
 
+from rmtnet import checks
 from rmtnet.laws.elementwise import Floats, elementwise, places, quantiles
 
+# Beyond them edges or densities are no floats, or the law is too narrow for its floats.
+_RATIOS, VARIANCES = (1e-12, 1e12), (1e-300, 1e305)
 _CHEBYSHEV = chebyshev.chebpts1(19)
 _GAUSS, _WEIGHTS = legendre.leggauss(32)
 
@@ -32,14 +35,14 @@ class MarchenkoPastur:
     Parameters
     ----------
     ratio : float
-        ``m / n``, positive.
+        ``m / n``, from 1e-12 to 1e12.
     variance : float
-        Variance of the entries, positive; eigenvalues are in its units.
+        Variance of the entries, from 1e-300 to 1e305 (over ratio, if that is above 1); eigenvalues are in its units.
 
     Raises
     ------
     ValueError
-        If ratio or variance is not positive and finite.
+        If ratio or variance is out of its range.
 
     References
     ----------
@@ -56,11 +59,9 @@ class MarchenkoPastur:
     variance: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "variance"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-            object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "ratio", checks.number(self.ratio, "ratio", *_RATIOS))
+        low, high = VARIANCES
+        object.__setattr__(self, "variance", checks.number(self.variance, "variance", low, high / max(self.ratio, 1)))
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -100,11 +101,11 @@ class MarchenkoPastur:
 
     def var(self) -> float:
         """Variance of the whole law, the atom included: ``ratio * variance^2``."""
-        return self.ratio * self.variance**2
+        return checks.in_range(self.ratio * self.variance * self.variance, "var")
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws from the law, shape `size`; unlike eigenvalues they do not repel."""
-        return self.ppf(rng.random(size))
+        return self.ppf(checks.generator(rng).random(size))
 
     @property
     def _weight(self) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rmtnet import checks
 from rmtnet.laws.elementwise import Floats, elementwise, quantiles
 
 
@@ -22,7 +23,7 @@ class PorterThomas:
     Parameters
     ----------
     length : int
-        Number of components of the vector, at least 2.
+        Number of components of the vector, at least 2: one of length 1 is -1 or 1.
 
     Raises
     ------
@@ -44,11 +45,7 @@ class PorterThomas:
     length: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.length, int | np.integer):
-            raise TypeError(f"length must be an integer, got {self.length!r}")
-        object.__setattr__(self, "length", int(self.length))
-        if self.length < 2:
-            raise ValueError(f"length must be at least 2, got {self.length}: a vector of length 1 is -1 or 1")
+        object.__setattr__(self, "length", checks.count(self.length, "length", 2))
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -68,7 +65,7 @@ class PorterThomas:
         return elementwise(lambda x: self._below(-x), x)
 
     def ppf(self, p: ArrayLike) -> Floats:
-        """The inverse of cdf; ValueError if a p lies outside [0, 1]."""
+        """The inverse of cdf, 1 % off for p below 1e-300; ValueError if a p lies outside [0, 1]."""
         return quantiles(self._quantile, p)
 
     def mean(self) -> float:
@@ -79,8 +76,9 @@ class PorterThomas:
         """Variance: 1, at every length."""
         return 1.0
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws, shape `size`; the components of one vector are not."""
+        rng = checks.generator(rng)
         component, rest = rng.standard_normal(size), rng.chisquare(self.length - 1, size)
         return math.sqrt(self.length) * component / np.sqrt(component**2 + rest)
 
@@ -101,5 +99,7 @@ class PorterThomas:
     def _quantile(self, p: Floats) -> Floats:
         from scipy.special import betaincinv
 
-        half = (self.length - 1) / 2
-        return self.edges[1] * (2 * betaincinv(half, half, np.minimum(p, 1 - p)) - 1) * np.where(p > 0.5, -1, 1)
+        half, tail = (self.length - 1) / 2, np.minimum(p, 1 - p)
+        # Far out the root for the component itself is not found at lengths of 7 to 14; that for its square is.
+        near, far = 2 * betaincinv(half, half, tail) - 1, -np.sqrt(1 - betaincinv(half, 0.5, 2 * tail))
+        return self.edges[1] * np.where(tail < 1e-100, far, near) * np.where(p > 0.5, -1, 1)

@@ -23,14 +23,15 @@ class MarchenkoPasturSingular:
     Parameters
     ----------
     ratio : float
-        ``m / n``, positive.
+        ``m / n``, from 1e-12 to 1e12.
     variance : float
-        Variance of the entries, positive; singular values are in units of its square root.
+        Variance of the entries, from 1e-300 to 1e305 (over ratio, if that is above 1); singular values are in units of
+        its square root.
 
     Raises
     ------
     ValueError
-        If ratio or variance is not positive and finite.
+        If ratio or variance is out of its range.
 
     References
     ----------
@@ -79,7 +80,7 @@ class MarchenkoPasturSingular:
     def mean(self) -> float:
         """Mean of the whole law, the atom included: ``sqrt(variance) 2F1(-1/2, 1/2; 2; ratio)`` for ``ratio <= 1``."""
         shape = min(self.ratio, 1 / self.ratio)
-        return math.sqrt(self.variance / max(self.ratio, 1.0)) * (1 - _deficit(shape))
+        return math.sqrt(self.variance) / math.sqrt(max(self.ratio, 1.0)) * (1 - _deficit(shape))
 
     def var(self) -> float:
         """Variance of the whole law, the atom included: ``variance - mean^2``."""
@@ -88,7 +89,7 @@ class MarchenkoPasturSingular:
         deficit = _deficit(self.ratio)
         return self.variance * deficit * (2 - deficit)
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws from the law, shape `size`; unlike singular values they do not repel."""
         return np.sqrt(self._squares.sample(size, rng))
 

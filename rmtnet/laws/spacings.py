@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rmtnet import checks
 from rmtnet.laws.elementwise import Floats, elementwise, quantiles, symmetry_class
 
 
@@ -72,9 +73,9 @@ class WignerSurmise:
         """Variance: ``4 / pi - 1``, ``3 pi / 8 - 1``, ``45 pi / 128 - 1``."""
         return self._shape / self._rate - 1
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws, shape `size`."""
-        return np.sqrt(rng.gamma(self._shape, 1 / self._rate, size))
+        return np.sqrt(checks.generator(rng).gamma(self._shape, 1 / self._rate, size))
 
     @property
     def _shape(self) -> float:
@@ -126,9 +127,9 @@ class PoissonSpacing:
         """Variance: 1."""
         return 1.0
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws, shape `size`."""
-        return rng.standard_exponential(size)
+        return checks.generator(rng).standard_exponential(size)
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,12 @@ class Brody:
     Parameters
     ----------
     parameter : float
-        Exponent of the repulsion, above -0.99.
+        Exponent of the repulsion, from -0.98 to 199, as :func:`rmtnet.local.fit_brody` gives it.
 
     Raises
     ------
     ValueError
-        If the parameter is not finite or not above -0.99.
+        If the parameter is out of its range.
 
     References
     ----------
@@ -162,9 +163,7 @@ class Brody:
     parameter: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.parameter) and self.parameter > -0.99):
-            raise ValueError(f"parameter must be finite and above -0.99, got {self.parameter}")
-        object.__setattr__(self, "parameter", float(self.parameter))
+        object.__setattr__(self, "parameter", checks.number(self.parameter, "parameter", -0.98, 199))
 
     def pdf(self, x: ArrayLike) -> Floats:
         """Density at spacing x, infinite at 0 for a parameter below 0."""
@@ -190,9 +189,9 @@ class Brody:
         """Variance: from 1 at 0 down to ``4 / pi - 1`` at 1."""
         return math.expm1(math.lgamma(1 + 2 / self._power) - 2 * math.lgamma(1 + 1 / self._power))
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws, shape `size`."""
-        return rng.standard_exponential(size) ** (1 / self._power) / self._scale
+        return checks.generator(rng).standard_exponential(size) ** (1 / self._power) / self._scale
 
     @property
     def _power(self) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.polynomial import Chebyshev, chebyshev, legendre
 from numpy.typing import ArrayLike
 
+from rmtnet import checks
 from rmtnet.laws.elementwise import Floats, elementwise, places, quantiles, symmetry_class
 
 _MIDDLE, _FAR = -2.0, 6.0
@@ -100,9 +101,9 @@ class TracyWidom:
         """Variance: 1.6077810345810, 0.8131947928329, 0.517724."""
         return _moments(self.beta)[1]
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws, shape `size`."""
-        return self.ppf(rng.random(size))
+        return self.ppf(checks.generator(rng).random(size))
 
     @property
     def _scale(self) -> float:
@@ -273,5 +274,8 @@ def wishart_edge(short: ArrayLike, long: ArrayLike) -> tuple[Floats, Floats]:
     ----------
     .. [1] Ma, Bernoulli 18 (2012) 322, after Johnstone, Ann. Statist. 29 (2001) 295.
     """
-    a, b = np.sqrt(np.asarray(short) - 0.5), np.sqrt(np.asarray(long) - 0.5)
+    sides = checks.real(short, "short"), checks.real(long, "long")
+    if min(np.min(side, initial=1) for side in sides) < 1:
+        raise ValueError(f"sides must be at least 1, got {min(side.min() for side in sides)}")
+    a, b = (np.sqrt(side - 0.5) for side in sides)
     return (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)

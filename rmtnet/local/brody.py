@@ -137,6 +137,7 @@ def _check(values: Floats) -> None:
             f"spacings must be positive, got {np.min(values)}: levels that coincide, such as spikes unfolded beyond "
             "the edge of a law, have no Brody parameter; trim or drop them"
         )
-    mean = values.mean(axis=-1)
+    with np.errstate(over="ignore"):
+        mean = values.mean(axis=-1)
     if np.any(wrong := np.abs(mean - 1) > 0.2 + 6 / np.sqrt(count)):
         raise ValueError(f"spacings must have mean 1, got {mean[wrong].flat[0]:.3g}: divide them by their mean")

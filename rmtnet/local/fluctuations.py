@@ -56,6 +56,8 @@ def number_variance(unfolded: ArrayLike, lengths: ArrayLike, *, trim: float = 0.
     order = levels.shape[-1]
     ends = cut(order, trim, 1)
     wanted = np.atleast_1d(checks.real(lengths, "lengths"))
+    if wanted.ndim > 1 or not wanted.size:
+        raise ValueError(f"lengths must be (length,), not empty, got shape {wanted.shape}")
     if np.any(outside := (wanted <= 0) | (wanted > order - 2 * ends)):
         raise ValueError(f"lengths must be positive and at most {order - 2 * ends}, got {wanted[outside][0]}")
     curves = np.stack([_mean_square(levels, length, ends, order - ends) for length in wanted.tolist()], axis=-1)
@@ -85,7 +87,7 @@ def goe_number_variance(lengths: ArrayLike, *, asymptotic: bool = False) -> Floa
     Parameters
     ----------
     lengths : (...) array_like
-        In mean spacings, not negative.
+        In mean spacings, from 0 to 1e300.
     asymptotic : bool
         The law of long intervals, ``(2 / pi^2) (ln(2 pi L) + gamma + 1 - pi^2 / 8)`` [1]_, instead of the exact one:
         4 % off at L = 0.5, 1 % at 1, 0.03 % at 5.
@@ -93,7 +95,7 @@ def goe_number_variance(lengths: ArrayLike, *, asymptotic: bool = False) -> Floa
     Raises
     ------
     TypeError, ValueError
-        If lengths are not real, not finite, or negative.
+        If lengths are not real, negative, or above 1e300.
 
     References
     ----------
@@ -102,6 +104,8 @@ def goe_number_variance(lengths: ArrayLike, *, asymptotic: bool = False) -> Floa
     from scipy.special import sici
 
     wanted = checks.real(lengths, "lengths", negative=False)
+    if np.any(wanted > 1e300):
+        raise ValueError(f"lengths must be at most 1e300, got {wanted.max()}")
     positive = np.where(wanted > 0, wanted, 1.0)
     logarithm = np.log(2 * np.pi * positive) + np.euler_gamma + 1
     if asymptotic:

@@ -35,6 +35,7 @@ def cut(order: int, trim: float, at_least: int) -> int:
     ValueError
         If trim is outside [0, 0.5) or leaves fewer than `at_least` levels.
     """
+    trim = checks.scalar(trim, "trim")
     if not 0 <= trim < 0.5:
         raise ValueError(f"trim is the fraction left out at each end and must lie in [0, 0.5), got {trim}")
     ends = math.floor(trim * order)

@@ -1,6 +1,5 @@
 """Local statistics against simulated noise: exact for blocks of any size."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,7 @@ def local_p_values(
     values: ArrayLike,
     null: ArrayLike,
     *,
-    lengths: Sequence[float] = (1.0, 2.0),
+    lengths: ArrayLike = (1.0, 2.0),
     window: int = 10,
     trim: float = 0.0,
 ) -> LocalPValues:
@@ -50,7 +49,7 @@ def local_p_values(
         Singular values of the layer, at least 3 a block.
     null : (draws, block, order) or (draws, order) array_like
         Those of random matrices with the same blocks, the same sizes and, best, the same law of the entries.
-    lengths : sequence of float
+    lengths : (length,) array_like
         Of the number variance, in mean spacings.
     window, trim
         As in :func:`unfold_local` and :func:`spacings`.
@@ -75,6 +74,7 @@ def local_p_values(
     errors. Independent levels are rejected at 5 % in 16 to 29 % of single blocks of 5, 96 % or more of 20 such
     blocks, and 91 % (gap ratio) or more of single blocks of 50.
     """
+    window, lengths = checks.count(window, "window"), checks.real(lengths, "lengths")
     levels = ascending(values, 3)
     random = ascending(checks.real(null, "null")[:, None] if np.ndim(null) == 2 else null, 3, "null")
     if random.ndim != 3 or random.shape[1:] != levels.shape[-2:]:
@@ -84,10 +84,10 @@ def local_p_values(
         )
     seen, noise = (_statistics(spectra, lengths, window, trim) for spectra in (levels, random))
     ratio, brody, variance = (_two_sided(one, other) for one, other in zip(seen, noise, strict=True))
-    return LocalPValues(ratio, brody, variance, np.array(lengths, dtype=float), len(random))
+    return LocalPValues(ratio, brody, variance, np.atleast_1d(lengths), len(random))
 
 
-def _statistics(levels: Floats, lengths: Sequence[float], window: int, trim: float) -> list[Floats]:
+def _statistics(levels: Floats, lengths: Floats, window: int, trim: float) -> list[Floats]:
     """The three statistics of each stack of blocks, a piece of the stacks at a time."""
     stacks = levels.reshape(-1, *levels.shape[-2:])
     step = max(1, _CHUNK_LEVELS // stacks[0].size)
@@ -96,7 +96,7 @@ def _statistics(levels: Floats, lengths: Sequence[float], window: int, trim: flo
     return [np.concatenate(parts).reshape(levels.shape[:-2] + parts[0].shape[1:]) for parts in found]
 
 
-def _of_piece(levels: Floats, lengths: Sequence[float], window: int, trim: float) -> tuple[Floats, Floats, Floats]:
+def _of_piece(levels: Floats, lengths: Floats, window: int, trim: float) -> tuple[Floats, Floats, Floats]:
     unfolded = smoothed_staircase(levels, window)
     gaps = spacings(unfolded, trim=trim)
     shape = brody_shape(gaps.reshape(len(gaps), -1))

@@ -80,10 +80,9 @@ def unfold_local(values: ArrayLike, *, window: int = 10) -> Floats:
     ----------
     .. [1] Thamm, Staats and Rosenow, Phys. Rev. E 106 (2022) 054124.
     """
-    if window < 1:
-        raise ValueError(f"window must be 1 or more levels on either side, got {window}")
+    window = checks.count(window, "window")
     levels = ascending(values, 3)
-    return smoothed_staircase(levels, int(window)).reshape(np.shape(values))
+    return smoothed_staircase(levels, window).reshape(np.shape(values))
 
 
 def smoothed_staircase(levels: Floats, window: int) -> Floats:
@@ -144,6 +143,8 @@ def spacings(unfolded: ArrayLike, *, trim: float = 0.0) -> Floats:
         If levels are not real, not finite or too few, if all levels of a block coincide, or trim is outside [0, 0.5).
     """
     levels = ascending(unfolded, 2, "unfolded")
+    if np.abs(levels).max() > 1e300:
+        raise ValueError("unfolded levels lie between 0 and their number, got one beyond 1e300: unfold them first")
     ends = cut(levels.shape[-1], trim, 2)
     gaps = np.diff(levels[..., ends : levels.shape[-1] - ends], axis=-1)
     mean = gaps.mean(axis=-1, keepdims=True)

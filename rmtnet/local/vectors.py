@@ -81,8 +81,10 @@ def vector_statistics(weight: ArrayLike) -> VectorStatistics:
     # A matrix of zeros has no vectors; beyond the short side a null space holds more than the last one.
     apart &= values[..., :1] > 0
     nonzero = values > tolerance
+    with np.errstate(over="ignore"):
+        in_units = checks.in_range(values * scale[..., 0], "a singular value of weight")
     return VectorStatistics(
-        values * scale[..., 0],
+        in_units,
         _side(np.swapaxes(left, -1, -2), apart & (nonzero | (rows <= columns))),
         _side(right, apart & (nonzero | (columns <= rows))),
     )
@@ -155,7 +157,8 @@ def participation_share(vectors: ArrayLike) -> Floats:
     For random directions it tends to 1/3. Parameters are those of :func:`inverse_participation_ratio`; the count of
     :func:`rmtnet.measures.participation_ratio` is of a spectrum.
     """
-    return (1 / (np.shape(vectors)[-1] * inverse_participation_ratio(vectors)))[()]
+    inverse = inverse_participation_ratio(vectors)
+    return (1 / (np.shape(vectors)[-1] * inverse))[()]
 
 
 def random_inverse_participation_ratio(length: int) -> tuple[float, float]:
@@ -163,8 +166,7 @@ def random_inverse_participation_ratio(length: int) -> tuple[float, float]:
 
     Its law is skewed to the right: three standard deviations are passed by more than 0.13 % of noise.
     """
-    if length < 1:
-        raise ValueError(f"length must be 1 or more components, got {length}")
+    length = checks.count(length, "length")
     mean = 3 / (length + 2)
     # 24 M (M - 1) / ((M + 2)^2 (M + 4) (M + 6)) from the moments of the sphere, E v^8 and E v^4 w^4, over M.
     square = 24 * (length - 1) / ((length + 2) ** 2 * (length + 4) * (length + 6))
@@ -203,11 +205,12 @@ def neighbour_mean(p_values: ArrayLike, *, window: int = 15) -> Floats:
     ----------
     .. [1] Staats, Thamm and Rosenow, arXiv:2206.03927.
     """
-    if window < 0:
-        raise ValueError(f"window must be 0 or more neighbours on either side, got {window}")
-    values = np.asarray(p_values, dtype=np.float64)
+    values = checks.floats(p_values, "p_values")
     if values.ndim == 0:
         raise ValueError("p_values must be (..., index), got a scalar")
+    if np.any(outside := (values < 0) | (values > 1)):
+        raise ValueError(f"p_values must lie in [0, 1], got {values[outside][0]}")
+    window = min(checks.count(window, "window", 0), values.shape[-1])
     known = ~np.isnan(values)
     count, total = _window_sum(known.astype(np.float64), window), _window_sum(np.where(known, values, 0.0), window)
     return np.divide(total, count, out=np.full_like(values, np.nan), where=count > 0)

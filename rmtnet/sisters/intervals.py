@@ -116,6 +116,9 @@ def variance_change_interval(start: ArrayLike, end: ArrayLike, *, level: float =
     first, last = _stack(start), _stack(end)
     if first.shape != last.shape:
         raise ValueError(f"start and end must have one shape, got {first.shape} and {last.shape}")
+    # In one unit, in which their squares neither overflow nor vanish.
+    unit = max(np.abs(first).max(), np.abs(last).max()) or 1.0
+    first, last = first / unit, last / unit
     count = math.prod(first.shape[-3:])
     pairs = zip(first.reshape(-1, count), last.reshape(-1, count), strict=True)
     errors = [np.std(_relative_squares(b) - _relative_squares(a)) / math.sqrt(max(count - 1, 1)) for a, b in pairs]
@@ -157,6 +160,8 @@ def log_variance_error(kurtosis: ArrayLike, count: int) -> Floats:
 
 def _sampling_error(moments: EntryMoments) -> Floats:
     """As :func:`log_variance_error`, of an estimated kurtosis; NaN where the variance is 0."""
+    if np.any((np.asarray(moments.variance) < np.finfo(float).tiny) & ~np.isnan(moments.kurtosis)):
+        raise ValueError("a variance is below 2.2e-308, where float64 ends: multiply all weights by one factor")
     spread = log_variance_error(_unbiased(moments.kurtosis, moments.count), moments.count)
     return np.where(np.asarray(moments.variance) > 0, spread, np.nan)
 

@@ -37,13 +37,14 @@ class NullDeviation:
         return self.standard_deviation / math.sqrt(len(self.values))
 
     def quantile(self, p: ArrayLike) -> Floats:
-        return np.asarray(np.quantile(self.values, np.asarray(p, dtype=np.float64)))
+        return np.asarray(np.quantile(self.values, checks.real(p, "p")))
 
     def p_value(self, deviation: ArrayLike) -> Floats:
         """Share of noise that deviates as much or more, the layer counted with it: at least ``1 / (draws + 1)``."""
+        deviation = checks.floats(deviation, "deviation")
         below = np.searchsorted(self.values, deviation, side="left")
         p = (len(self.values) - below + 1) / (len(self.values) + 1)
-        return np.where(np.isnan(np.asarray(deviation, dtype=np.float64)), np.nan, p)
+        return np.where(np.isnan(deviation), np.nan, p)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def sister_null(
     ratio = other[2] / own[2] if ratio is None else ratio
     if not 0 < ratio < math.inf:
         raise ValueError(f"ratio must be positive and finite, got {ratio}")
+    if checks.kurtosis(kurtosis) > math.prod(own):
+        raise ValueError(f"kurtosis must be at most the number of entries, {math.prod(own)}, got {kurtosis}")
     draws = int(np.clip(2e10 / (math.prod(own) * own[1]), 16, 1000)) if draws is None else draws
     if draws < 3 or _rank(draws, level) > draws:
         raise ValueError(

@@ -3,12 +3,14 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Floats = NDArray[np.float64]
 
 
 def variance_ratio(variance: ArrayLike, reference: ArrayLike) -> Floats:
     """Variance of a sister's in-block weights over the dense sister's; NaN where the latter is 0 (A-F6, top)."""
-    return _ratio(variance, reference)
+    return _ratio(_not_negative(variance, "variance"), _not_negative(reference, "reference"))
 
 
 def singular_value_ratio(values: ArrayLike, null_mean: ArrayLike, reference_variance: ArrayLike) -> Floats:
@@ -24,8 +26,8 @@ def singular_value_ratio(values: ArrayLike, null_mean: ArrayLike, reference_vari
     -------
     (..., order); NaN where the reference variance is 0
     """
-    scale = np.sqrt(np.asarray(reference_variance, dtype=np.float64))[..., None]
-    return _ratio(values, scale * np.asarray(null_mean))
+    scale = np.sqrt(_not_negative(reference_variance, "reference_variance"))[..., None]
+    return _ratio(_not_negative(values, "values"), scale * _not_negative(null_mean, "null_mean"))
 
 
 def mean_deviation(ratio: ArrayLike) -> Floats:
@@ -33,11 +35,22 @@ def mean_deviation(ratio: ArrayLike) -> Floats:
 
     It is not 0 for noise: compare it with :func:`null_mean_deviation`.
     """
-    return np.abs(1 - np.asarray(ratio, dtype=np.float64)).mean(axis=-1)
+    ratios = checks.in_range(checks.floats(ratio, "ratio"), "ratio")
+    if ratios.ndim == 0 or ratios.shape[-1] == 0:
+        raise ValueError(f"ratio must be (..., order) with one order at least, got shape {ratios.shape}")
+    return np.asarray(np.abs(1 - ratios).mean(axis=-1))[()]
 
 
-def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
-    numerator, denominator = np.broadcast_arrays(
-        np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    )
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+def _not_negative(values: ArrayLike, name: str) -> Floats:
+    """Checked; NaN, where there is no such layer, passes."""
+    found = checks.in_range(checks.floats(values, name), name)
+    if (found < 0).any():
+        raise ValueError(f"{name} must not be negative, got {np.nanmin(found)}")
+    return found
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    with np.errstate(over="ignore"):
+        found = np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+    return checks.in_range(found, "a ratio")

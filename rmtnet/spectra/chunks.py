@@ -45,12 +45,6 @@ def spans(count: int, at_once: int) -> list[slice]:
     return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
 
-def finite(values: Floats, what: str) -> Floats:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{what} of weight exceeds 1.8e308, the largest float64: divide weight by its largest entry")
-    return values
-
-
 def module(array: Any) -> ModuleType:
     return np if isinstance(array, np.ndarray) else sys.modules["torch"]
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmtnet.spectra.chunks import CHUNK, Floats, checked, chunk, finite, spans
+from rmtnet import checks
+from rmtnet.spectra.chunks import CHUNK, Floats, checked, chunk, spans
 
 
 def variance(weight: ArrayLike) -> Floats:
@@ -25,7 +26,7 @@ def variance(weight: ArrayLike) -> Floats:
         part, scale = chunk(stack, 3, span)
         with np.errstate(over="ignore", under="ignore"):
             values[span] = np.var(part, axis=(-3, -2, -1)) / scale / scale
-    return finite(values, "a variance").reshape(stack.shape[:-3])[()]
+    return checks.in_range(values, "a variance of weight").reshape(stack.shape[:-3])[()]
 
 
 def kurtosis(weight: ArrayLike) -> Floats:

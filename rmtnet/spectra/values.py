@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rmtnet.spectra.chunks import CHUNK, Floats, checked, chunk, finite, module, numpy_of, spans
+from rmtnet import checks
+from rmtnet.spectra.chunks import CHUNK, Floats, checked, chunk, module, numpy_of, spans
 from rmtnet.spectra.threads import one_blas_thread
 
 Method = Literal["auto", "gram", "svd"]
@@ -58,6 +59,7 @@ def singular_values(
     """
     if method not in ("auto", "gram", "svd"):
         raise ValueError(f"method must be 'auto', 'gram' or 'svd', got {method!r}")
+    max_bytes = checks.count(max_bytes, "max_bytes")
     stack = checked(weight, 2)
     lead, (out, width) = stack.shape[:-2], stack.shape[-2:]
     short = min(out, width)
@@ -71,7 +73,7 @@ def singular_values(
             values[span] = found / scale[:, None]
 
     _each(fill, len(values), 8 * (2 * out * width + short**2), max_bytes, device, small=short <= _SINGLE_THREAD_SIDE)
-    return finite(values, "a singular value").reshape(*lead, short)
+    return checks.in_range(values, "a singular value of weight").reshape(*lead, short)
 
 
 def eigenvalues(
@@ -93,7 +95,8 @@ def eigenvalues(
     """
     values = singular_values(weight, method=method, device=device, max_bytes=max_bytes)
     with np.errstate(over="ignore", under="ignore"):
-        return finite(values**2 / max(np.shape(weight)[-2:]), "an eigenvalue")
+        found = values**2 / max(np.shape(weight)[-2:])
+    return checks.in_range(found, "an eigenvalue of weight")
 
 
 def aggregate(values: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
@@ -101,13 +104,15 @@ def aggregate(values: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
 
     Parameters
     ----------
-    values : (..., block, order)
+    values : (..., block, order) array_like or torch tensor, real; NaN comes last
 
     Returns
     -------
     (..., block * order) values, and the block that each one came from
     """
-    stack = np.asarray(values, dtype=np.float64)
+    stack = checks.floats(values, "values")
+    if 0 in stack.shape[-2:] or stack.ndim < 2:
+        raise ValueError(f"values must be (..., block, order), not empty; got shape {stack.shape}")
     pooled = stack.reshape(*stack.shape[:-2], -1)
     order = np.argsort(-pooled, axis=-1, kind="stable")
     return np.take_along_axis(pooled, order, axis=-1), order // stack.shape[-1]

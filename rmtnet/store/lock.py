@@ -12,7 +12,7 @@ class RunLocked(OSError):
     """Another process is writing this run."""
 
 
-def acquire(run: Path, *, wait: float = 2.0) -> IO[str]:
+def acquire(run: Path, *, wait: float = 10.0) -> IO[str]:
     """Lock ``run`` for writing and return the open lock file: closing it gives the lock back.
 
     Parameters

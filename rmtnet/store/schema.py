@@ -1,17 +1,15 @@
 """How names, shapes and chunks are laid out in a run store."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_KEY = "rmtnet_schema"
 FORMS = ("dense", "block_diagonal", "block_sparse")
 
@@ -21,8 +19,60 @@ _SUFFIXES = (
     *("_var_w", "_var_dw", "_cov_w_dw", "_var_g", "_cov_w_g", "_gate_row", "_gate_col"),
 )
 _RESERVED = ("step", "zarr.json", "_")
-_CHUNK_BYTES = 4 * 2**20
-_LONGEST_CHUNK = 4096
+_FLOAT64 = np.dtype(np.float64)
+CHUNK_BYTES = 8 * 2**20
+LONGEST_CHUNK = 4096
+"""Rows."""
+_DELTA_STEPS = 16
+MATRIX = ("block", "out", "in")
+CONSTANTS = ("block_row", "block_col", "block_height", "block_width")
+"""Suffixes of variables that tell one number a block."""
+MATRICES = ("weights", "gradients", "updates")
+STATES = ("weights", "spectra", "gates", "metrics", "norms")
+"""Groups whose row t tells of the weights after t optimizer steps."""
+TRANSITIONS = ("gradients", "updates", "moments")
+"""Groups whose row t tells of step t + 1: the gradient at the weights of row t, and the update that follows them."""
+GROUPS = STATES + TRANSITIONS
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One variable of a run: what a row of it looks like."""
+
+    group: str
+    name: str
+    """The layer or metric."""
+    shape: tuple[int, ...] = ()
+    dims: tuple[str, ...] = ()
+    dtype: np.dtype[Any] = _FLOAT64
+    suffix: str = ""
+    form: int = 0
+    own_steps: bool = False
+    """Whether it has steps of its own: another schedule, or a form that others do not share."""
+    attributes: dict[str, str | int] = field(default_factory=dict)
+    constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Suffix of a further variable -> one number a block."""
+
+    @property
+    def base(self) -> str:
+        """Encoded name of the layer in this form."""
+        return encode(self.name) + (f"@{self.form}" if self.form else "")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the group."""
+        return self.base + self.suffix
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What makes two forms of a layer the same."""
+        constants = sorted((suffix, tuple(map(int, values))) for suffix, values in self.constants.items())
+        return (self.attributes.get("form"), tuple(self.shape), str(self.dtype), tuple(constants))
+
+    @property
+    def axis(self) -> str:
+        """The coordinate of its rows."""
+        return f"{self.base}_step" if self.own_steps else "step"
 
 
 @dataclass(frozen=True)
@@ -39,6 +89,9 @@ class MatrixSpec:
     block_row: tuple[int, ...] = (0,)
     block_col: tuple[int, ...] = (0,)
     attributes: dict[str, str | int] = field(default_factory=dict)
+    block_height: tuple[int, ...] = ()
+    """Of blocks of unequal size, which are padded with zeros to the largest."""
+    block_width: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -47,6 +100,24 @@ class MatrixSpec:
             raise ValueError(f"shape of layer {self.name!r} must be (block, out, in), none empty; got {self.shape}")
         if not len(self.block_row) == len(self.block_col) == self.shape[0]:
             raise ValueError(f"layer {self.name!r} has {self.shape[0]} blocks but another number of block positions")
+
+    def rows(self, group: str = "weights", *, form: int = 0, own_steps: bool = False) -> RowSpec:
+        """Rows of matrices: weights, gradients or updates."""
+        places = {"block_row": self.block_row, "block_col": self.block_col} if self.form == "block_sparse" else {}
+        sizes = {"block_height": self.block_height, "block_width": self.block_width} if self.block_height else {}
+        attributes = {
+            "form": self.form,
+            "blocks": self.shape[0],
+            "out_features": self.out_features,
+            "in_features": self.in_features,
+            "long_name": f"{group} of {self.name}",
+            "units": "1",
+            **self.attributes,
+        }
+        return RowSpec(
+            group, self.name, self.shape, MATRIX, self.dtype, "", form, own_steps or form > 0,
+            attributes, {**places, **sizes},
+        )  # fmt: skip
 
 
 def encode(name: str) -> str:
@@ -86,56 +157,36 @@ def check_unique(names: Iterable[str]) -> None:
             raise ValueError(f"{other!r} and {name!r} differ only in case: record one of them, or rename one")
 
 
-def chunk_shape(shape: tuple[int, int, int], itemsize: int) -> tuple[int, int, int, int]:
-    """Chunk of a (step, block, out, in) array: about 4 MB, cut along step for small layers, along out for large.
+def rows_a_chunk(row_bytes: int, budget: int) -> int:
+    """How many rows of all variables together a chunk holds: a power of two of at most ``budget`` bytes."""
+    return int(2 ** max(0, min(LONGEST_CHUNK, budget // max(row_bytes, 1)).bit_length() - 1))
+
+
+def chunk_shape(
+    shape: tuple[int, ...], itemsize: int, depth: int = LONGEST_CHUNK, codec: str = "lz4", most: int = CHUNK_BYTES
+) -> tuple[int, ...]:
+    """Chunk of a (step, *shape) array: at most about 8 MB, cut along step for small rows, along the row for large ones.
 
     Parameters
     ----------
-    shape : (block, out, in)
+    shape : of a row: (block, out, in), or (block, order)
     itemsize : bytes of one entry
+    depth : the most rows in a chunk; chunks of all variables hold a power of two, hence end together
+    codec : "delta" asks for at least 16 rows (or `depth`), and cuts the rows instead
+    most : bytes of a chunk
     """
     row = math.prod(shape) * itemsize
-    if row <= _CHUNK_BYTES:
-        return (max(1, min(_CHUNK_BYTES // row, _LONGEST_CHUNK)), *shape)
-    blocks, out, width = shape
-    block_bytes = out * width * itemsize
-    if block_bytes <= _CHUNK_BYTES:
-        return (1, min(blocks, _CHUNK_BYTES // block_bytes), out, width)
-    return (1, 1, max(1, _CHUNK_BYTES // (width * itemsize)), min(width, _CHUNK_BYTES // itemsize))
+    fewest = min(depth, _DELTA_STEPS) if codec == "delta" else 1
+    if row * fewest <= most:
+        return (rows_a_chunk(row, min(most, depth * row)), *shape)
+    return (fewest, *_cut(shape, most // (fewest * itemsize)))
 
 
-def layer_variables(record: Mapping[str, Any]) -> list[str]:
-    """Variables of the layers, each form one, in a commit record."""
-    nodes = record["consolidated_metadata"]["metadata"].items()
-    return [
-        path.removeprefix("weights/")
-        for path, node in nodes
-        if path.startswith("weights/") and "form" in node.get("attributes", {})
-    ]
-
-
-def commit_record(path: Path) -> dict[str, Any]:
-    """The root's metadata with the committed shape of every array.
-
-    Raises
-    ------
-    FileNotFoundError, NotADirectoryError
-        If there is no folder at ``path``.
-    ValueError
-        If the folder is not an rmtnet run, or one of a newer schema.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such run")
-    if not path.is_dir():
-        raise NotADirectoryError(f"{path}: a run is a zarr folder, this is a file")
-    try:
-        root = json.loads((path / "zarr.json").read_text())
-        version = root["attributes"][SCHEMA_KEY]
-        layer_variables(root)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no rmtnet run (it holds no zarr.json); give the .zarr folder of a run") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{path}: no rmtnet run (its zarr.json is not one that rmtnet wrote)") from None
-    if version not in range(1, SCHEMA_VERSION + 1):
-        raise ValueError(f"{path}: schema {version!r}, but this rmtnet reads up to {SCHEMA_VERSION}: upgrade rmtnet")
-    return root
+def _cut(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
+    """The largest piece of at most ``entries`` entries that is whole in its last axes."""
+    if not shape:
+        return ()
+    inner = math.prod(shape[1:])
+    if inner > entries:
+        return (1, *_cut(shape[1:], entries))
+    return (max(1, min(shape[0], entries // inner)), *shape[1:])

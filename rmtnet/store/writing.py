@@ -1,32 +1,39 @@
 """Writing a run: rows, then their steps, then the commit record that makes them visible."""
 
-import copy
-import json
+import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from rmtnet.store import lock
-from rmtnet.store.arrays import consolidate, create_matrix, create_metric, create_steps, positions
+from rmtnet.store.arrays import CODECS, consolidate, create_rows, create_steps, group_of
+from rmtnet.store.chunks import ChunkedRows, Place, Rows
+from rmtnet.store.commits import CommitRecord, forced, is_transition
+from rmtnet.store.resuming import check_same, signature
 from rmtnet.store.schema import (
+    CHUNK_BYTES,
+    LONGEST_CHUNK,
+    MATRICES,
     SCHEMA_KEY,
     SCHEMA_VERSION,
     MatrixSpec,
+    RowSpec,
     check_unique,
-    commit_record,
     decode,
     encode,
-    layer_variables,
+    rows_a_chunk,
 )
+from rmtnet.store.source import Source
 from rmtnet.store.superseded import copy_tail
 
-GROUPS = ("weights", "metrics")
+Sync = Literal["never", "close", "commit"]
 
 
 class RunWriter:
@@ -34,32 +41,47 @@ class RunWriter:
 
     A row becomes visible at :meth:`commit`, which replaces the root's metadata (the committed shape of every array)
     atomically; a process killed before that leaves rows that no reader sees and the next writer cuts off.
+
+    Parameters
+    ----------
+    path : the run's folder
+    sync : when what was written is forced to the disk itself, to survive a power failure: at every "commit", at
+        "close", or "never"
+    buffer : bytes of rows that whoever appends can hold back: chunks of compressed arrays are no deeper
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If ``path`` holds no run.
+    RunLocked
+        If another process is writing it.
     """
 
-    def __init__(self, path: str | Path):
-        """Open the run at ``path`` for appending, cut back to what was committed.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If ``path`` holds no run.
-        RunLocked
-            If another process is writing it.
-        """
+    def __init__(self, path: str | Path, *, sync: Sync = "close", buffer: int = 64 * 2**20):
         self.path = Path(path)
-        commit_record(self.path)
+        self.sync, self.buffer = sync, buffer
+        self._rows: dict[str, ChunkedRows] = {}
+        self._last: dict[str, int] = {}
+        self._appended: dict[str, tuple[int, int]] = {}
+        Source(self.path).own_record()
         self._lock = lock.acquire(self.path)
         try:
-            self._record = commit_record(self.path)
+            self._record = CommitRecord(self.path)
             self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-            self._cut_back()
+            self._record.cut_back()
         except BaseException:
             self._lock.close()
             raise
 
     @classmethod
     def create(
-        cls, path: str | Path, attributes: Mapping[str, str | int] | None = None, *, overwrite: bool = False
+        cls,
+        path: str | Path,
+        attributes: Mapping[str, str | int] | None = None,
+        *,
+        overwrite: bool = False,
+        sync: Sync = "close",
+        buffer: int = 64 * 2**20,
     ) -> Self:
         """Make an empty run (whole, by one rename) and open it.
 
@@ -75,13 +97,13 @@ class RunWriter:
         shutil.rmtree(partial, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         root = zarr.create_group(partial, zarr_format=3, attributes={SCHEMA_KEY: SCHEMA_VERSION, **(attributes or {})})
-        for group in GROUPS:
-            create_steps(root.create_group(group))
+        for group in ("weights", "metrics"):
+            group_of(root, group)
         consolidate(root)
         if path.exists():
             _remove(path)
         os.rename(partial, path)
-        return cls(path)
+        return cls(path, sync=sync, buffer=buffer)
 
     def __enter__(self) -> Self:
         return self
@@ -91,44 +113,96 @@ class RunWriter:
 
     def close(self) -> None:
         """Give the lock back. What was not committed is dropped."""
-        self._lock.close()
+        if self._lock.closed:
+            return
+        try:
+            if self.sync == "close":
+                self._force()
+                self._record.publish({}, force=True)
+            for path in self._record.arrays:
+                self._record.write_own(path)
+        finally:
+            self._lock.close()
 
-    def steps(self, group: str) -> NDArray[np.int64]:
-        """Committed steps of a group, ascending."""
-        steps = self._array(f"{group}/step")
-        return np.asarray(steps[: self._length(group)], dtype=np.int64)
+    def steps(self, group: str, axis: str = "step") -> NDArray[np.int64]:
+        """Committed steps of a group, ascending; none if it was not asked for."""
+        path = f"{group}/{axis}"
+        known = path in self._record.arrays
+        return np.asarray(self._read(path) if known else [], dtype=np.int64)
 
-    def declare(self, specs: Sequence[MatrixSpec]) -> None:
-        """Make the arrays of these layers, or check that a resumed run has the same ones.
+    def last(self, group: str, axis: str = "step") -> int:
+        """The last committed step of a group, -1 if it has none."""
+        path = f"{group}/{axis}"
+        if path not in self._last:
+            self._last[path] = int(self.steps(group, axis).max(initial=-1))
+        return self._last[path]
+
+    def declare(self, specs: Sequence[MatrixSpec | RowSpec], *, codec: str = "lz4") -> None:
+        """Make the variables of these, or check that a resumed run has the same ones.
+
+        A later form of a layer ends the earlier one, whose steps become steps of its own.
 
         Raises
         ------
         ValueError
             If two names differ only in case, or a resumed run holds another layer, shape or form.
         """
-        check_unique(spec.name for spec in specs)
-        weights = self._group("weights")
-        if held := self._layers():
-            self._check_same(specs, held)
-            return
-        for spec in specs:
-            create_matrix(weights, spec)
-        self._enlist("weights", [name for spec in specs for name in (encode(spec.name), *positions(spec))])
-        self._publish({})
+        if codec not in CODECS:
+            raise ValueError(f"codec must be one of {', '.join(CODECS)}, got {codec!r}")
+        rows = [spec.rows() if isinstance(spec, MatrixSpec) else spec for spec in specs]
+        check_unique(dict.fromkeys(spec.name for spec in rows))
+        for group in dict.fromkeys(spec.group for spec in rows):
+            asked = [spec for spec in rows if spec.group == group]
+            held = self._layers(group)
+            new = [spec for spec in asked if spec.form and spec.variable not in held]
+            if held and not new:
+                check_same(self.path, self._record, self._read, asked, held)
+                continue
+            self._end_forms(new)
+            self._create(group, new or asked, codec)
+        self._record.publish({})
+
+    def forms(self) -> dict[str, list[tuple[int, bool, tuple[object, ...]]]]:
+        """Layer -> (number, whether it has steps of its own, signature) of each form, as far as matrices tell."""
+        forms: dict[str, list[tuple[int, bool, tuple[object, ...]]]] = {}
+        for path, metadata in self._record.arrays.items():
+            group, _, variable = path.partition("/")
+            if group in MATRICES and "form" in metadata["attributes"]:
+                name, _, number = variable.partition("@")
+                own = metadata["dimension_names"][0] != "step"
+                found = (int(number or 0), own, signature(self._record, path, self._read))
+                if found not in forms.setdefault(decode(name), []):
+                    forms[decode(name)].append(found)
+        return forms
 
     def metrics(self) -> list[str]:
         """Names of the metrics that the run holds."""
-        return [decode(column) for column in self._columns()]
+        return [decode(column) for column in self._record.variables("metrics")]
 
-    def append(self, steps: Sequence[int], rows: Mapping[str, NDArray[Any]]) -> None:
-        """Put rows of weights after the committed ones; they stay invisible until :meth:`commit`.
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the run says of itself."""
+        return self._record.attributes
+
+    def length(self, group: str, axis: str = "step") -> int:
+        """Committed rows of a group."""
+        return self._record.length(f"{group}/{axis}")
+
+    def pieces(self, group: str, variable: str) -> list[Place]:
+        """The places in a row of the chunks that cut it."""
+        return [place for _, place in self._chunked(f"{group}/{variable}").pieces]
+
+    def append(
+        self, steps: Sequence[int], rows: Mapping[str, Rows], *, group: str = "weights", axis: str = "step"
+    ) -> None:
+        """Put rows after the committed ones; they stay invisible until :meth:`commit`.
 
         A second call before the commit starts at the same row: that is how a failed write is done again.
 
         Parameters
         ----------
         steps : (T,) optimizer steps done, ascending and later than the last committed one
-        rows : layer name -> (T, block, out, in), every declared layer
+        rows : layer name -> (T, block, out, in), or T rows; every declared layer
 
         Raises
         ------
@@ -136,11 +210,38 @@ class RunWriter:
             If the steps do not ascend, a layer is missing or unknown, or its rows have another shape.
         """
         variables = {encode(name): row for name, row in rows.items()}
-        if variables.keys() != self._layers():
+        held = self._record.variables(group, axis)
+        if variables.keys() != set(held):
+            names = sorted(map(decode, held))
+            raise ValueError(f"{self.path}: a row must hold the layers {names}, got {sorted(rows)}")
+        self.append_variables(group, axis, steps, variables)
+
+    def append_variables(self, group: str, axis: str, steps: Sequence[int], rows: Mapping[str, Rows]) -> None:
+        """The same by the variables' own names; ``rows`` may leave out what :meth:`put_piece` has put already."""
+        start = self._start(group, axis, steps)
+        for name, values in rows.items():
+            row = self._chunked(f"{group}/{name}").row_shape
+            if len(values) != len(steps) or any(np.shape(value) != row for value in values):
+                shape = (len(values), *np.shape(values[0]))
+                raise ValueError(
+                    f"{self.path}: {decode(name)!r} holds rows of {row}; "
+                    f"{len(steps)} steps cannot take an array of {shape}"
+                )
+            self._put(f"{group}/{name}", start, values)
+        self._put(f"{group}/{axis}", start, np.asarray(steps, dtype=np.int64))
+        self._appended[f"{group}/{axis}"] = (start + len(steps), int(steps[-1]))
+
+    def put_piece(self, group: str, axis: str, name: str, piece: int, values: NDArray[Any]) -> None:
+        """Put a piece of the row after the committed ones, for rows too large to be held back."""
+        chunked = self._chunked(f"{group}/{name}")
+        key, _ = chunked.pieces[piece]
+        chunk, offset = divmod(self.length(group, axis), chunked.depth)
+        if chunked.depth > 1 and not chunked.in_place:
             raise ValueError(
-                f"{self.path}: a row must hold the layers {sorted(map(decode, self._layers()))}, got {sorted(rows)}"
+                f"{self.path}: the chunks of {name!r} hold {chunked.depth} rows, which do not fit into the buffer: "
+                "resume with a larger buffer_bytes"
             )
-        self._append("weights", steps, variables)
+        chunked.write_piece(chunk, offset, key, [values])
 
     def append_metrics(self, steps: Sequence[int], columns: Mapping[str, NDArray[np.float64]]) -> None:
         """Put rows of metrics, (T,) each, after the committed ones; a new metric is NaN in all earlier rows.
@@ -148,150 +249,131 @@ class RunWriter:
         Values for the last committed step join its row.
         """
         self._declare_metrics(list(columns))
-        names = self._columns()
+        names = self._record.variables("metrics")
         rows = {name: np.full(len(steps), np.nan) for name in names}
-        rows.update({encode(name): column for name, column in columns.items()})
-        if list(steps[:1]) == list(self.steps("metrics")[-1:]):
+        rows.update({encode(name): np.asarray(column) for name, column in columns.items()})
+        if list(steps[:1]) == [self.last("metrics")]:
             for name in filter(lambda name: not np.isnan(rows[name][0]), names):
-                self._array(f"metrics/{name}")[self._length("metrics") - 1] = rows[name][0]
+                self._put(f"metrics/{name}", self._record.length("metrics/step") - 1, rows[name][:1])
             steps, rows = steps[1:], {name: column[1:] for name, column in rows.items()}
         if len(steps):
-            self._append("metrics", steps, rows)
+            self.append_variables("metrics", "step", steps, rows)
+
+    def annotate(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of the run; the next commit publishes them."""
+        self._record.annotate(attributes)
 
     def commit(self) -> None:
         """Make all appended rows visible, at once or not at all."""
-        self._publish({path: list(self._array(path).shape) for path in self._committed()})
+        if force := self.sync == "commit":
+            self._force()
+        self._record.publish({path: length for path, (length, _) in self._appended.items()}, force=force)
+        self._last.update({path: step for path, (_, step) in self._appended.items()})
+        self._appended = {}
 
     def rewind(self, step: int) -> Path | None:
-        """Go back to ``step``; later rows, if any, move to ``<run>.superseded-<k>.zarr``, whose path is returned."""
-        keep = {group: int(np.searchsorted(self.steps(group), step, side="right")) for group in GROUPS}
-        if all(keep[group] == self._length(group) for group in GROUPS):
-            return None
-        superseded = copy_tail(self.path, self._root, self._committed(), keep)
-        shapes = {
-            path: [keep[path.split("/")[0]], *array["shape"][1:]]
-            for path, array in self._committed().items()
-            if array["dimension_names"][0] == "step"
+        """Go back to ``step``; later rows, if any, move to ``<run>.superseded-<k>.zarr``, whose path is returned.
+
+        The gradient and the update of ``step`` are among the later ones: that step is done again.
+        """
+        keep = {
+            axis: int(np.searchsorted(self._read(axis), step, side="left" if is_transition(axis) else "right"))
+            for axis in self._record.axes
         }
+        if all(keep[axis] == self._record.length(axis) for axis in keep):
+            return None
+        for path in self._record.arrays:
+            self._record.write_own(path)
+        superseded = copy_tail(self.path, self._root, self._record.arrays, keep)
         # Commit first: were the arrays cut first, a kill in between would leave committed rows without data.
-        self._publish(shapes)
-        self._cut_back()
+        self._record.publish(keep)
+        self._record.cut_back()
+        self._rows, self._last, self._appended = {}, {}, {}
         return superseded
 
-    def _append(self, group: str, steps: Sequence[int], rows: Mapping[str, NDArray[Any]]) -> None:
+    def _start(self, group: str, axis: str, steps: Sequence[int]) -> int:
+        """The row at which ``steps`` begin."""
         if self._lock.closed:
             raise ValueError(f"{self.path}: this writer is closed; open the run again")
-        start, stop = self._length(group), self._length(group) + len(steps)
-        last = self.steps(group)[-1:]
-        if len(steps) == 0 or np.any(np.diff([*last, *steps]) <= 0):
-            raise ValueError(f"{self.path}: steps must ascend; the run ends at {list(last)}, got {list(steps)[:5]}")
-        for name, values in [*rows.items(), ("step", np.asarray(steps, dtype=np.int64))]:
-            array = self._array(f"{group}/{name}")
-            if values.shape != (len(steps), *array.shape[1:]):
-                raise ValueError(
-                    f"{self.path}: {decode(name)!r} holds rows of {array.shape[1:]}; "
-                    f"{len(steps)} steps cannot take an array of {values.shape}"
-                )
-            if array.shape[0] != stop:
-                array.resize((stop, *array.shape[1:]))
-            self._put(array, slice(start, stop), values)
+        last = self.last(group, axis)
+        if len(steps) == 0 or np.any(np.diff([last, *steps]) <= 0):
+            raise ValueError(f"{self.path}: steps must ascend; the run ends at {last}, got {list(steps)[:5]}")
+        return self._record.length(f"{group}/{axis}")
 
-    def _put(self, array: zarr.Array[Any], rows: slice, values: NDArray[Any]) -> None:
+    def _put(self, path: str, start: int, values: Rows) -> None:
         try:
-            array[rows] = values
+            self._chunked(path).write(start, values)
         except (ValueError, RuntimeError, TypeError) as error:
             # The rest of a chunk is read before it is written anew.
-            raise ValueError(f"{self.path}: the last chunk of {array.basename!r} is damaged ({error})") from error
+            raise ValueError(f"{self.path}: the last chunk of {path!r} is damaged ({error})") from error
+
+    def _chunked(self, path: str) -> ChunkedRows:
+        if path not in self._rows:
+            metadata = self._record.arrays[path]
+            self._rows[path] = ChunkedRows(self.path / path, metadata, lambda first: self._read(path, first))
+        return self._rows[path]
+
+    def _read(self, path: str, first: int = 0) -> NDArray[Any]:
+        """Committed rows of an array from ``first`` on."""
+        self._record.write_own(path)
+        return np.asarray(zarr.open_array(self.path / path, mode="r")[first:])
+
+    def _force(self) -> None:
+        for rows in self._rows.values():
+            forced(rows.written)
+            forced({folder for file in rows.written for folder in (file.parent, rows.folder)})
+            rows.written.clear()
+
+    def _layers(self, group: str) -> list[str]:
+        """Variables of a group that are no steps and no constants."""
+        axes = [axis.partition("/")[2] for axis in self._record.axes if axis.startswith(f"{group}/")]
+        return [name for axis in axes for name in self._record.variables(group, axis)]
+
+    def _create(self, group: str, specs: Sequence[RowSpec], codec: str) -> None:
+        room = group_of(self._root, group)
+        row = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs)
+        # What is put in place needs no depth that the appending side can hold back.
+        depth = LONGEST_CHUNK if codec == "none" else rows_a_chunk(row, self.buffer)
+        most = min(CHUNK_BYTES, self.buffer // 2)
+        new = [f"{group}/{name}" for spec in specs for name in create_rows(room, spec, codec, depth, most=most)]
+        for axis in dict.fromkeys(spec.axis for spec in specs if spec.own_steps):
+            create_steps(room, axis)
+            new.append(f"{group}/{axis}")
+        self._record.enlist([group, f"{group}/step", *new])
+
+    def _end_forms(self, specs: Sequence[RowSpec]) -> None:
+        """Give the forms before these steps of their own where they shared others'."""
+        for spec in specs:
+            earlier = replace(spec, form=0, own_steps=True)
+            if earlier.variable not in self._record.variables(spec.group):
+                continue
+            axis = f"{spec.group}/{earlier.axis}"
+            if axis not in self._record.arrays:
+                create_steps(group_of(self._root, spec.group), earlier.axis)
+                self._record.enlist([axis])
+                self._chunked(axis).write(0, steps := self.steps(spec.group))
+                self._record.arrays[axis]["shape"][0] = len(steps)
+            self._record.move(f"{spec.group}/{earlier.variable}", earlier.axis)
 
     def _declare_metrics(self, names: Sequence[str]) -> None:
         held = self.metrics()
         new = [name for name in names if name not in held]
         check_unique([*held, *new])
+        length = self._record.length("metrics/step")
         for name in new:
-            create_metric(self._group("metrics"), name, self._length("metrics"))
-        self._enlist("metrics", map(encode, new))
-
-    def _group(self, name: str) -> zarr.Group:
-        group = self._root[name]
-        assert isinstance(group, zarr.Group)
-        return group
-
-    def _array(self, path: str) -> zarr.Array[Any]:
-        array = self._root[path]
-        assert isinstance(array, zarr.Array)
-        return array
-
-    def _committed(self) -> dict[str, dict[str, Any]]:
-        """Array path -> its committed metadata."""
-        nodes: dict[str, dict[str, Any]] = self._record["consolidated_metadata"]["metadata"]
-        return {path: node for path, node in nodes.items() if node["node_type"] == "array"}
-
-    def _layers(self) -> set[str]:
-        return set(layer_variables(self._record))
-
-    def _columns(self) -> list[str]:
-        metrics = [path.removeprefix("metrics/") for path in self._committed() if path.startswith("metrics/")]
-        return [name for name in metrics if name != "step"]
-
-    def _length(self, group: str) -> int:
-        return int(self._committed()[f"{group}/step"]["shape"][0])
-
-    def _enlist(self, group: str, names: Iterable[str]) -> None:
-        """Add new arrays to the record in memory; the next commit publishes them."""
-        consolidated = self._record["consolidated_metadata"]
-        paths = [f"{group}/{name}" for name in names]
-        new = {path: json.loads((self.path / path / "zarr.json").read_text()) for path in paths}
-        # zarr loses arrays of a group whose entries do not follow one another.
-        consolidated["metadata"] = dict(sorted({**consolidated["metadata"], **new}.items()))
-
-    def _publish(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        # A copy: were the disk full, the record in memory must still say what is committed.
-        record = copy.deepcopy(self._record)
-        for path, shape in shapes.items():
-            record["consolidated_metadata"]["metadata"][path]["shape"] = list(shape)
-        new = self.path / ".commit"
-        new.write_text(json.dumps(record))
-        os.replace(new, self.path / "zarr.json")
-        self._record = record
-
-    def _cut_back(self) -> None:
-        committed = self._committed()
-        for group in GROUPS:
-            # The folders themselves: an array whose making was cut short is none to zarr.
-            for folder in filter(Path.is_dir, (self.path / group).iterdir()):
-                path = f"{group}/{folder.name}"
-                if path not in committed:
-                    shutil.rmtree(folder)
-                elif list(self._array(path).shape) != committed[path]["shape"]:
-                    self._array(path).resize(tuple(committed[path]["shape"]))
-
-    def _check_same(self, specs: Sequence[MatrixSpec], held: set[str]) -> None:
-        asked = {encode(spec.name) for spec in specs}
-        if asked != held:
-            recorded, given = (sorted(map(decode, names)) for names in (held, asked))
-            raise ValueError(f"{self.path}: the run records {recorded}, not {given}: resume with the same layers")
-        for spec in specs:
-            array = self._array(f"weights/{encode(spec.name)}")
-            was = f"{array.attrs['form']} {array.shape[1:]} {array.dtype}"
-            now = f"{spec.form} {spec.shape} {spec.dtype}"
-            if was != now:
-                raise ValueError(
-                    f"{self.path}: layer {spec.name!r} is {was} in the run, {now} in the model: "
-                    "resume with the same model"
-                )
-            for place, position in positions(spec).items():
-                if list(np.asarray(self._array(f"weights/{place}"))) != list(position):
-                    raise ValueError(
-                        f"{self.path}: the blocks of layer {spec.name!r} are at other places in the run: "
-                        "record them in a run of its own"
-                    )
+            spec = RowSpec("metrics", name, attributes={"long_name": name})
+            create_rows(group_of(self._root, "metrics"), spec, "none", 1, rows=length)
+            path = f"metrics/{spec.variable}"
+            # Filled before it counts as there: an attempt that failed is made anew.
+            ChunkedRows(self.path / path, self._record.on_disk(path)).write(0, np.full(length, np.nan))
+            self._record.enlist([path])
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{path} exists: choose mode='resume' or mode='overwrite', or another path")
     try:
-        commit_record(path)
+        Source(path).own_record()
         if path.is_symlink():
             raise ValueError("a link, whose target is not ours to replace")
     except (OSError, ValueError):

@@ -43,15 +43,19 @@ def likelihood_ratios(values: ArrayLike, fit: PowerLawFit) -> dict[str, Likeliho
     Raises
     ------
     ValueError
-        If the tail spans more than 300 decades.
+        If fit is of other values, or the tail spans more than 300 decades.
 
     References
     ----------
     .. [1] Clauset, Shalizi and Newman, SIAM Rev. 51 (2009) 661, section 5; Vuong, Econometrica 57 (1989) 307.
     .. [2] del Castillo, Ann. Inst. Statist. Math. 46 (1994) 57: the truncated normal law of ln x.
     """
-    tail = np.sort(checked(values))[-fit.tail :]
+    array = np.sort(checked(values))
+    tail = array[array >= fit.xmin]
     logs = np.maximum(np.log(tail) - math.log(fit.xmin), 0)
+    # The second as the first has it, but for the rounding of the logarithms.
+    if len(tail) != fit.tail or abs(np.mean(logs) - 1 / (fit.alpha - 1)) > 1e-9 * np.mean(logs) + 1e-12:
+        raise ValueError(f"fit must be of values, but theirs has other values from xmin={fit.xmin} on: fit them anew")
     if logs[-1] > 690:
         raise ValueError(f"the tail must span at most 300 decades, got {fit.xmin} to {tail[-1]}")
     own = math.log(fit.alpha - 1) - fit.alpha * logs
@@ -102,6 +106,8 @@ def _truncated(logs: Floats, power_law: Floats) -> Floats:
     slope, unit = 1 / float(np.mean(logs)), float(np.mean(np.expm1(logs)))
     if slope > 1 and unit >= 1 / (slope - 1):
         return power_law  # The likelihood falls with the rate, from 0 on.
+    if unit < 1e-6:
+        return _lognormal(logs, power_law)  # Over so short a tail both are normal laws of ln x, cut off at 0.
     # In units of the mean excess, whose square may exceed float64.
     sample, point = np.array([1 / slope, 1.0]), np.array([0.0, 1.0])
     log_norm, mean, covariance = _truncated_moments(0.0, 1.0, unit)

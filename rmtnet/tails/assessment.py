@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
 from rmtnet.tails.alternatives import LikelihoodRatio, likelihood_ratios
 from rmtnet.tails.bootstrap import bootstrap_power_law
 from rmtnet.tails.power_law import PowerLawFit, checked, fit_power_law
@@ -36,7 +37,7 @@ def assess_tail(
     values: ArrayLike,
     null: ArrayLike,
     *,
-    rng: np.random.Generator,
+    rng: int | np.random.Generator,
     level: float = 0.05,
     min_tail: int = 10,
     resamples: int = 1000,
@@ -56,7 +57,7 @@ def assess_tail(
     null : (draws, n) array_like
         Those of random matrices like it, at any scale. Its own entries permuted, within each block, ask for
         correlations; Gaussian ones ask for heavy-tailed entries too.
-    rng : for the bootstrap
+    rng : of the bootstrap, or its seed
     level : in (0, 1), at least ``1 / (draws + 1)``
     min_tail, resamples : as for :func:`bootstrap_power_law`
 
@@ -74,7 +75,7 @@ def assess_tail(
     spectrum, draws = np.sort(checked(values)), checked(null, 2, "null")
     if draws.shape[1] != len(spectrum):
         raise ValueError(f"null must be (draws, {len(spectrum)}) as values are {len(spectrum)}, got {draws.shape}")
-    if not 1 / (1 + len(draws)) <= level < 1:
+    if not 1 / (1 + len(draws)) <= checks.scalar(level, "level") < 1:
         raise ValueError(f"level must lie in [1 / (draws + 1), 1), got {level} with {len(draws)} draws: draw more")
     boot = bootstrap_power_law(spectrum, rng=rng, min_tail=min_tail, resamples=resamples)
     ratios = likelihood_ratios(spectrum, boot.fit)

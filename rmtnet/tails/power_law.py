@@ -108,9 +108,8 @@ def checked(values: ArrayLike, ndim: int | None = 1, name: str = "values") -> Fl
 
 def checked_tail(values: ArrayLike, xmin: float | None, min_tail: int) -> Floats:
     """Positive values, from xmin on, ascending."""
-    if min_tail < 2:
-        raise ValueError(f"min_tail must be at least 2, got {min_tail}")
-    if xmin is not None and not (math.isfinite(xmin) and xmin > 0):
+    checks.count(min_tail, "min_tail", 2)
+    if xmin is not None and not 0 < checks.scalar(xmin, "xmin") < math.inf:
         raise ValueError(f"xmin must be positive and finite, got {xmin}")
     array = np.sort(checked(values))
     tail = array[(array > 0) & (array >= (xmin or 0))]

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rmtnet import checks
+
 Indices = NDArray[np.intp]
 
 
@@ -24,10 +26,10 @@ def connected_components(mask: ArrayLike) -> list[tuple[Indices, Indices]]:
 
     Raises
     ------
-    ValueError
-        If mask is not a matrix.
+    TypeError, ValueError
+        If mask is not real, or not a matrix.
     """
-    present = np.asarray(mask)
+    present = checks.array(mask, "mask")
     if present.ndim != 2:
         raise ValueError(f"mask must be a matrix (out, in), got shape {present.shape}")
     present = present != 0

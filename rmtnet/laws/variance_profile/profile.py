@@ -1,6 +1,5 @@
 """The law of the eigenvalues of a random matrix whose blocks differ in variance or are absent."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -8,9 +7,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rmtnet import checks
 from rmtnet.laws.elementwise import Floats, elementwise, quantiles
+from rmtnet.laws.marchenko_pastur import VARIANCES
 from rmtnet.laws.variance_profile.components import connected_components, structural_rank
 from rmtnet.laws.variance_profile.parts import Cut, Part, parts
+
+_SIZES = (1e-100, 1e100)
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,18 @@ class VarianceProfile:
     Parameters
     ----------
     variances : (R, C) array_like
-        Variances of the entries of each block, 0 for an absent one.
+        Variances of the entries of each block, from 1e-300 to 1e305, or 0 for an absent one.
     heights, widths : (R,) and (C,) array_like
-        Rows and columns of the blocks, as numbers or as proportions to one common length; equal and square by default.
+        Rows and columns of the blocks, as numbers or as proportions to one common length, from 1e-100 to 1e100; equal
+        and square by default.
 
     Raises
     ------
     ValueError
-        If variances are no table of finite numbers, negative or all 0, or if a size is not positive and finite.
+        If variances are no table of finite numbers, negative or all 0, or if one or a size is out of its range.
     RuntimeError
-        At the first use, if parts of the grid are so nearly detached that the support is not resolved.
+        At the first use, if parts of the grid are so nearly detached that the support is not resolved, as they can be
+        where variances or sizes differ by more than 1e12.
 
     Notes
     -----
@@ -62,21 +67,19 @@ class VarianceProfile:
     widths: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        variances = np.array(self.variances, dtype=float)
+        variances = checks.real(self.variances, "variances", negative=False)
         if variances.ndim != 2 or 0 in variances.shape:
             raise ValueError(f"variances must be a table (R, C) of blocks, got shape {variances.shape}")
-        if not np.all(np.isfinite(variances) & (variances >= 0)):
-            raise ValueError("variances must be finite and not negative: did training diverge?")
         if not np.any(variances):
             raise ValueError("variances are all 0: a matrix without entries has no law; is the layer dead?")
+        _lie_in(variances[variances > 0], VARIANCES, "variances other than 0")
         object.__setattr__(self, "variances", tuple(map(tuple, variances.tolist())))
         for axis, name in enumerate(("heights", "widths")):
             given = getattr(self, name)
-            sizes = np.ones(variances.shape[axis]) if given is None else np.array(given, dtype=float)
+            sizes = np.ones(variances.shape[axis]) if given is None else checks.floats(given, name)
             if sizes.shape != variances.shape[axis : axis + 1]:
                 raise ValueError(f"{name} must be one a block, {variances.shape[axis]}, got shape {sizes.shape}")
-            if not np.all(np.isfinite(sizes) & (sizes > 0)):
-                raise ValueError(f"{name} must be positive and finite, got {sizes.min()}")
+            _lie_in(sizes, _SIZES, name)
             object.__setattr__(self, name, tuple(sizes.tolist()))
 
     @classmethod
@@ -99,16 +102,22 @@ class VarianceProfile:
         ValueError
             If two blocks share a place, or if one lies off the grid.
         """
-        rows, columns = np.asarray(block_row), np.asarray(block_col)
-        table, places = np.zeros((np.size(heights), np.size(widths))), np.column_stack([rows, columns])
+        rows, columns = checks.real(block_row, "block_row"), checks.real(block_col, "block_col")
+        if rows.ndim != 1 or rows.shape != columns.shape:
+            raise ValueError(f"block_row and block_col must both be (block,), got shapes {rows.shape}, {columns.shape}")
+        sizes = checks.floats(heights, "heights"), checks.floats(widths, "widths")
+        table, places = np.zeros((sizes[0].size, sizes[1].size)), np.column_stack([rows, columns])
         if len(np.unique(places, axis=0)) < len(places):
             raise ValueError("block_row and block_col name a place twice")
-        if np.any(places < 0) or np.any(places >= table.shape):
+        if np.any((places < 0) | (places >= table.shape) | (places % 1 > 0)):
             raise ValueError(
                 f"block_row and block_col must lie on the grid of {table.shape[0]} x {table.shape[1]} blocks"
             )
-        table[rows, columns] = variances
-        return cls(table, heights, widths)
+        given = checks.floats(variances, "variances")
+        if given.shape not in ((), rows.shape):
+            raise ValueError(f"variances must be one or one a block, {len(rows)}, got shape {given.shape}")
+        table[tuple(places.T.astype(int))] = given
+        return cls(table, *sizes)
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -144,8 +153,7 @@ class VarianceProfile:
         count : float
             ``min(out, in)`` of the whole matrix.
         """
-        if not (math.isfinite(count) and count > 0):
-            raise ValueError(f"count must be positive and finite, got {count}")
+        count = checks.number(count, "count", 1, 1e100)
         return max(self._parts, key=lambda part: part.interval[1]).edge_scale(count)
 
     def pdf(self, x: ArrayLike) -> Floats:
@@ -176,11 +184,11 @@ class VarianceProfile:
 
     def var(self) -> float:
         """Variance of the whole law, the atom included."""
-        return self._moments[1]
+        return checks.in_range(self._moments[1], "var")
 
-    def sample(self, size: int | tuple[int, ...], rng: np.random.Generator) -> Floats:
+    def sample(self, size: int | tuple[int, ...], rng: int | np.random.Generator) -> Floats:
         """Independent draws from the law, shape `size`; unlike eigenvalues they do not repel."""
-        return self.ppf(rng.random(size))
+        return self.ppf(checks.generator(rng).random(size))
 
     @property
     def _sides(self) -> tuple[float, float]:
@@ -233,3 +241,9 @@ class VarianceProfile:
                 break
         x = np.where(p == 1, mesh[-1], x)
         return np.where(np.isnan(p), np.nan, np.where(target > 0, x, 0.0 if self.atom else mesh[0]))
+
+
+def _lie_in(values: Floats, ends: tuple[float, float], name: str) -> None:
+    outside = values[~((values >= ends[0]) & (values <= ends[1]))]
+    if outside.size:
+        raise ValueError(f"{name} must lie in [{ends[0]:g}, {ends[1]:g}], got {outside[0]}")

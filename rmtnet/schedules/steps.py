@@ -1,40 +1,15 @@
-"""When to record: predicates of the number of optimizer steps done.
-
->>> when = log_spaced(per_decade=3, until=1000) | every(500)
->>> [step for step in range(2001) if when(step)]
-[0, 1, 2, 5, 10, 22, 46, 100, 215, 464, 500, 1000, 1500, 2000]
-"""
+"""Schedules of the number of steps alone."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, repr=False)
-class Schedule:
-    """Whether a step is due.  ``a | b`` is due when either is, ``a & b`` when both are."""
-
-    due: Callable[[int], bool]
-    text: str
-
-    def __call__(self, step: int) -> bool:
-        return self.due(step)
-
-    def __or__(self, other: "Schedule") -> "Schedule":
-        return Schedule(lambda step: self(step) or other(step), f"{self} | {other}")
-
-    def __and__(self, other: "Schedule") -> "Schedule":
-        return Schedule(lambda step: self(step) and other(step), f"({self}) & ({other})")
-
-    def __repr__(self) -> str:
-        return self.text
+from rmtnet.schedules.base import Rule, Schedule
 
 
 def every(steps: int) -> Schedule:
     """Every ``steps`` steps, step 0 included."""
     if steps < 1 or steps != int(steps):
         raise ValueError(f"every: steps must be a whole number of at least 1, got {steps}")
-    return Schedule(lambda step: step % steps == 0, f"every({steps})")
+    return Rule(lambda step: step % steps == 0, f"every({steps})")
 
 
 def at(*steps: int) -> Schedule:
@@ -42,7 +17,7 @@ def at(*steps: int) -> Schedule:
     if any(step < 0 for step in steps):
         raise ValueError(f"at: steps must not be negative, got {min(steps)}")
     chosen = frozenset(steps)
-    return Schedule(lambda step: step in chosen, f"at({', '.join(map(str, steps))})")
+    return Rule(lambda step: step in chosen, f"at({', '.join(map(str, steps))})")
 
 
 def log_spaced(*, per_decade: int = 10, until: int | None = None) -> Schedule:
@@ -62,4 +37,4 @@ def log_spaced(*, per_decade: int = 10, until: int | None = None) -> Schedule:
         return any(round(10 ** (k / per_decade)) == step for k in (near - 1, near, near + 1))
 
     end = "" if until is None else f", until={until}"
-    return Schedule(due, f"log_spaced(per_decade={per_decade}{end})")
+    return Rule(due, f"log_spaced(per_decade={per_decade}{end})")

@@ -1,0 +1,1 @@
+"""Callbacks of training frameworks; they only forward to the recorder.  Each module needs its framework installed."""

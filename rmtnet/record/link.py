@@ -1,0 +1,354 @@
+"""The trainer's end of the writer: starts it, puts records into its ring, and starts another one when it dies."""
+
+import atexit
+import contextlib
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rmtnet.record.device import DeviceCopies
+from rmtnet.ring import FAILED, WAITING, Bytes, Ring
+from rmtnet.writer import METRICS, NOTES, Layout, Writer, serve
+
+_log = logging.getLogger(__name__)
+_PATIENCE = 60.0
+"""Seconds that a writer which is to end has for committing what the ring holds."""
+_MOST_DEATHS = 5
+
+
+class WriterFailed(OSError):
+    """Steps could not be written."""
+
+
+Values = NDArray[Any] | torch.Tensor | float | None
+Piece = tuple[int, Layout, Callable[[Bytes], None]]
+"""Kind and layout of a record, and what fills it."""
+
+
+class Link:
+    """A writer, of a run at ``path``, and the ring to it.
+
+    Parameters
+    ----------
+    size : bytes of the ring
+    process : whether the writer is a process; else, and where none can be started, a thread
+    """
+
+    def __init__(self, path: Path, size: int, *, commit_seconds: float, process: bool):
+        self.path = path
+        self.ring = Ring.create(size)
+        self.stalls, self.stalled_seconds = 0, 0.0
+        self._commit_seconds, self._process = commit_seconds, process
+        self._pid = os.getpid()
+        self._opened: tuple[Mapping[str, Any], ...] | None = None
+        self._layouts: list[Layout] = []
+        self._numbers: dict[Layout, int] = {}
+        self._number = self._deaths = 0
+        self.copies: DeviceCopies | None = None
+        """Of rows that come from a GPU."""
+        self._flying = 0
+        """Rows in the ring whose copies have not arrived."""
+        self._streaming: int | None = None
+        """Where in the ring the row begins that is being sent piece by piece."""
+        self._lost = False
+        """Whether a writer took pieces of that row along when it died."""
+        self._broken = False
+        self._start()
+
+    # --- asking
+
+    def open(self, mode: str, attributes: Mapping[str, str | int], options: Mapping[str, Any]) -> None:
+        """Make or open the run."""
+        self.ask("open", str(self.path), mode, attributes, options, ())
+        self._opened = (attributes, options)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """The result of a method of the writer, after all that was published before.
+
+        Raises
+        ------
+        Exception
+            What the method raised.
+        """
+        self.settle(wait=True)
+        for _ in range(_MOST_DEATHS):
+            if self._broken:
+                self._renew()
+            try:
+                return self._ask(method, *arguments)
+            except (EOFError, ConnectionError):
+                self._broken = True
+        raise WriterFailed(f"{self.path}: the process that writes it dies whenever it starts")
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        self._number += 1
+        self._broken = True  # unless the answer arrives: an interrupt may leave half of one in the pipe
+        self._connection.send((self._number, method, arguments))
+        number, failed, result = self._connection.recv()
+        assert number == self._number
+        self._broken = False
+        if failed:
+            raise result
+        return result
+
+    # --- sending
+
+    def number(self, layout: Layout) -> int:
+        """The number of a layout, which the writer is told when it is new."""
+        if layout not in self._numbers:
+            self.ask("layout", len(self._layouts), layout)
+            self._numbers[layout] = len(self._layouts)
+            self._layouts.append(layout)
+        return self._numbers[layout]
+
+    def reserve(self, kind: int, step: int, layout: int, size: int) -> Bytes:
+        """Room for a record in the ring, waited for where the disk is slower than the training.
+
+        Raises
+        ------
+        WriterFailed
+            If there is none because the writer cannot write.
+        """
+        if self._broken:
+            self._renew()
+        self.ring.cancel(keep=self._flying)
+        room = self.ring.reserve(kind, step, layout, size)
+        return self._awaited(kind, step, layout, size) if room is None else room
+
+    def publish(self) -> None:
+        """Show the writer what was reserved last."""
+        self.ring.publish()
+        self._wake()
+
+    def put(self, kind: int, step: int, layout: Layout, fill: Callable[[Bytes], None]) -> None:
+        """Send a record that ``fill`` fills."""
+        fill(self.reserve(kind, step, self.number(layout), layout.size))
+        if self._lost:
+            return  # what came before it went with a writer
+        if self.copies:
+            self.copies.close_row()
+            self._flying += 1
+            self.settle(wait=self._streaming is not None)
+        else:
+            self.publish()
+
+    def copy(self, values: Values, room: NDArray[Any]) -> None:
+        """Copy numbers into the ring; NaN where there are none."""
+        if isinstance(values, torch.Tensor) and values.device.type != "cpu":
+            if self.copies:
+                self.copies.put(values, room)
+            else:
+                torch.from_numpy(room).copy_(values)
+            return
+        # numpy's copy: torch's is slow where its threads compete for the cores.
+        numbers = np.nan if values is None else values.numpy() if isinstance(values, torch.Tensor) else values
+        np.copyto(room, numbers, casting="same_kind")
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Show the writer the records whose copies from a GPU have arrived, or await them all."""
+        if self.copies:
+            for _ in range(self.copies.arrived(wait=wait)):
+                self._flying -= 1
+                self.publish()
+
+    def stream(self, step: int, pieces: Callable[[], Iterable[Piece]]) -> None:
+        """Send a row larger than the ring piece by piece, and wait until it is committed.
+
+        Parameters
+        ----------
+        pieces : gives the pieces, anew for each attempt: a writer that dies takes those along that it had freed
+        """
+        begun = time.monotonic()
+        try:
+            for _ in range(_MOST_DEATHS):
+                if self._stream_once(step, pieces):
+                    return
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise WriterFailed(
+                getattr(error, "errno", None), f"step {step} cannot be written: {reason}", str(self.path)
+            ) from error
+        finally:
+            self._streaming = None
+            self._count_stall(begun)
+        raise WriterFailed(f"{self.path}: step {step} cannot be written: its writer died again and again")
+
+    def _stream_once(self, step: int, pieces: Callable[[], Iterable[Piece]]) -> bool:
+        """Whether no writer died with pieces of the row."""
+        self._streaming, self._lost = self.ring.head, False
+        for kind, layout, fill in pieces():
+            self.put(kind, step, layout, fill)
+            if self._lost:
+                return False
+        self.ask("flush")
+        return not self._lost
+
+    def put_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send metrics of a step."""
+        self._put_json(METRICS, step, metrics)
+
+    def put_notes(self, step: int, attributes: Mapping[str, Any]) -> None:
+        """Send attributes of the run."""
+        self._put_json(NOTES, step, attributes)
+
+    def _put_json(self, kind: int, step: int, values: Mapping[str, Any]) -> None:
+        text = json.dumps(values).encode()
+        self.settle(wait=True)  # records are shown in the order in which they were reserved
+        self.reserve(kind, step, 0, len(text))[:] = memoryview(text)
+        self.publish()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the writer has something to say: ask for "failure"."""
+        return bool(self.ring.flags[FAILED])
+
+    def _awaited(self, kind: int, step: int, layout: int, size: int) -> Bytes:
+        begun = time.monotonic()
+        self.ring.flags[WAITING] = 1
+        try:
+            while (room := self.ring.reserve(kind, step, layout, size)) is None:
+                if self.failed:
+                    raise WriterFailed(
+                        errno.ENOSPC, f"no room for step {step} while nothing is written", str(self.path)
+                    )
+                self._wake()
+                if self._broken or not self._is_alive():
+                    self._renew()
+                time.sleep(5e-4)
+            return room
+        finally:
+            self.ring.flags[WAITING] = 0
+            if self._streaming is None:
+                self._count_stall(begun)
+
+    def _count_stall(self, begun: float) -> None:
+        self.stalls += 1
+        self.stalled_seconds += time.monotonic() - begun
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._bell, b"\0")
+        except BlockingIOError:
+            pass  # it has been called often enough
+        except OSError:
+            self._broken = True
+
+    # --- life and death
+
+    def abandon(self) -> None:
+        """End the writer; of a run that is open, it commits what the ring holds first, if it can."""
+        self._opened = None
+        self._hang_up()
+        if self.copies:
+            self.copies.release()
+        self.ring.close()
+        atexit.unregister(self.close)
+
+    def close(self) -> None:
+        """Commit, give the run back and end the writer.
+
+        Raises
+        ------
+        OSError
+            If what the ring holds cannot be written; the writer still tries for some seconds.
+        """
+        try:
+            if self._opened:
+                self.ask("close")
+        finally:
+            self.abandon()
+
+    def _start(self) -> None:
+        self._connection, theirs = Pipe()
+        wake, self._bell = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(self._bell, False)
+        self._thread: threading.Thread | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        if self._process:
+            try:
+                self._child = _started([self.ring.file, theirs.fileno(), wake], self._commit_seconds)
+            except OSError as error:
+                _log.warning("%s: no process can be started (%s): a thread writes it", self.path, error)
+        if self._child:
+            theirs.close()
+            os.close(wake)
+            return
+        arguments = (Writer(self.ring, self._commit_seconds), theirs, wake)
+        self._thread = threading.Thread(target=_serve_and_hang_up, args=arguments, daemon=True, name="rmtnet writer")
+        self._thread.start()
+        atexit.unregister(self.close)
+        atexit.register(self.close)  # a daemon thread is not waited for
+
+    def _is_alive(self) -> bool:
+        if self._child:
+            return self._child.poll() is None
+        return self._thread is not None and self._thread.is_alive()
+
+    def _renew(self) -> None:
+        """Another writer, which goes on with what the ring holds."""
+        if self._opened is None:
+            raise WriterFailed(f"{self.path}: the process that writes it died")
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS:
+            raise WriterFailed(f"{self.path}: the process that writes it died {self._deaths} times")
+        self._hang_up()
+        if self._streaming is not None and self.ring.tail > self._streaming:
+            # Pieces that it had freed went with it: what is left of that row must not be taken for whole.
+            self.ring.free(self.ring.head)
+            self._lost = True
+        _log.warning("%s: its writer died; another one goes on with what it left", self.path)
+        attributes, options = self._opened
+        self._broken = False
+        self._start()
+        self._ask("open", str(self.path), "resume", attributes, options, self._layouts)
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.close()
+        with contextlib.suppress(OSError):
+            os.close(self._bell)
+        if self._child:
+            try:
+                self._child.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        elif self._thread:
+            self._thread.join(_PATIENCE)
+
+
+def _started(descriptors: Sequence[int], commit_seconds: float) -> subprocess.Popen[bytes]:
+    """The writer's process: in a session of its own, for Ctrl-C is meant for the training."""
+    home = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    arguments = [*map(str, descriptors), str(os.getpid()), str(commit_seconds)]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "rmtnet.writer", *arguments],
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, **threads, "PYTHONPATH": path},
+    )
+
+
+def _serve_and_hang_up(writer: Writer, connection: Connection, wake: int) -> None:
+    try:
+        serve(writer, connection, wake)
+    finally:
+        connection.close()
+        os.close(wake)

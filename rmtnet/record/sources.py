@@ -1,0 +1,167 @@
+"""What can be recorded of a layer, and how its numbers get from the model into the ring."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rmtnet import ranks
+from rmtnet.matrices import Matrix, described
+from rmtnet.spectra import singular_values
+from rmtnet.store import MATRICES, MatrixSpec, RowSpec
+from rmtnet.store.precision import stored_dtype
+
+QUANTITIES = ("weights", "gradients", "updates", "moments", "spectra", "gates", "norms")
+EXACT = (torch.float32, torch.float64)
+MOMENTS = ("var_w", "var_dw", "cov_w_dw", "var_g", "cov_w_g")
+
+
+class FormChanged(Exception):
+    """A layer has another shape than when it was looked up."""
+
+
+@dataclass(eq=False)
+class Source:
+    """A layer of a model and the quantities recorded of it.
+
+    ``before`` is a copy of the weights before the optimizer's step, while one is needed.
+    """
+
+    matrix: Matrix
+    own_steps: bool
+    precision: str | None = None
+    form: int = 0
+    latest: int = 0
+    """The last form of the layer that the run holds."""
+    before: torch.Tensor | None = None
+    _moments: list[float] = field(default_factory=list)
+    _seen: tuple[int, torch.Size, NDArray[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        layout, matrix = self.matrix.layout, self.matrix
+        attributes = dict(described(matrix))
+        if self.precision:
+            attributes["precision"] = self.precision
+        self._seen, self.shape = None, matrix.shape
+        self.spec = MatrixSpec(
+            name=matrix.name, shape=matrix.shape, dtype=stored_dtype(matrix.dtype, self.precision), form=layout.form,
+            out_features=layout.out_features, in_features=layout.in_features, block_row=layout.block_row,
+            block_col=layout.block_col, attributes=attributes,
+        )  # fmt: skip
+        """What a store must know of the layer."""
+
+    def specs(self, quantity: str) -> list[RowSpec]:
+        """The variables of a quantity."""
+        if quantity in MATRICES:
+            return [self.spec.rows(quantity, form=self.form, own_steps=self.own_steps)]
+        attributes: dict[str, Any] = {"long_name": f"{quantity} of {self.matrix.name}"}
+        plain = RowSpec(
+            quantity, self.matrix.name, form=self.form, own_steps=self.own_steps or self.form > 0, attributes=attributes
+        )
+        match quantity:
+            case "moments":
+                return [replace(plain, suffix=f"_{moment}") for moment in MOMENTS]
+            case "spectra":
+                # What is told of the weights' form holds for their singular values.
+                told = {**self.spec.rows().attributes, "long_name": f"singular values of {self.matrix.name}"}
+                blocks, *sides = self.shape
+                return [replace(plain, shape=(blocks, min(sides)), dims=("block", "order"), attributes=told)]
+            case "gates":
+                gates = self.matrix.gates
+                dims, dtype = ("gate_row", "gate_col"), np.dtype(np.float32)
+                return [] if gates is None else [replace(plain, shape=tuple(gates.shape), dims=dims, dtype=dtype)]
+        return [plain]
+
+    def replace(self, matrix: Matrix) -> bool:
+        """Go on with the layer as it is now; whether that is a new form."""
+        old = self.spec.rows().signature
+        self.matrix = matrix
+        self._look()
+        if self.spec.rows().signature == old:
+            return False
+        self.latest = self.form = self.latest + 1
+        return True
+
+    # --- the numbers
+
+    def weights(self) -> NDArray[Any] | torch.Tensor:
+        """(block, out, in), as it is now; where the weights are plain host memory a view of it, made once."""
+        tensor = self.matrix.tensor
+        if tensor.device.type != "cpu" or tensor.dtype not in EXACT or hasattr(tensor, "full_tensor"):
+            return self._view(tensor)
+        if self._seen is None or self._seen[:2] != (tensor.data_ptr(), tensor.shape):
+            values = self._view(tensor)
+            if values.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
+                return values  # a copy, which does not follow the weights
+            self._seen = (tensor.data_ptr(), tensor.shape, values.numpy())
+        return self._seen[2]
+
+    def tensor(self) -> torch.Tensor:
+        """(block, out, in), as it is now."""
+        return self._view(self.matrix.tensor)
+
+    def gradient(self) -> torch.Tensor | None:
+        """(block, out, in) of the present gradient; None where the layer has none."""
+        gradient = self.matrix.gradient
+        return None if gradient is None else self._view(gradient)
+
+    def update(self) -> torch.Tensor:
+        """(block, out, in) of what the optimizer's step changed, in the weights' precision."""
+        assert self.before is not None
+        return self.tensor() - self.before
+
+    def moment(self, place: int) -> float:
+        """One of ``MOMENTS``; asking for the first calculates them all."""
+        if place == 0:
+            self._moments = self._calculated_moments()
+        return self._moments[place]
+
+    def _calculated_moments(self) -> list[float]:
+        """In float64, on the weights' device."""
+        assert self.before is not None
+        weight = self.before.double()
+        update, gradient = self.tensor().double() - weight, self.gradient()
+        terms = [weight.var(correction=0), update.var(correction=0), _covariance(weight, update)]
+        if gradient is None:
+            nothing = torch.full_like(terms[0], math.nan)
+            terms += [nothing, nothing]
+        else:
+            terms += [gradient.double().var(correction=0), _covariance(weight, gradient.double())]
+        found: list[float] = torch.stack(terms).tolist()
+        return found
+
+    def norm(self) -> float:
+        """Frobenius norm."""
+        return float(torch.linalg.vector_norm(self.tensor().double()))
+
+    def spectrum(self) -> NDArray[np.float64]:
+        """(block, order) singular values, calculated where the weights are; NaN where they are not finite."""
+        tensor = self.tensor()
+        if not bool(torch.isfinite(tensor).all()):
+            blocks, *sides = tensor.shape
+            return np.full((blocks, min(sides)), np.nan)
+        device = None if tensor.device.type == "cpu" else tensor.device
+        return np.asarray(singular_values(tensor, device=device))
+
+    def keep_before(self) -> None:
+        """Copy the weights, for the update that follows."""
+        self.before = self.tensor().clone()
+
+    def _view(self, tensor: torch.Tensor) -> torch.Tensor:
+        full = ranks.whole(tensor)
+        assert full is not None
+        values = self.matrix.layout.view(full.to_dense() if full.is_sparse else full)
+        if values.shape != self.shape:
+            raise FormChanged(self.matrix.name)
+        # 16-bit numbers as float32, which holds them exactly and which numpy and zarr know.
+        return values if values.dtype in EXACT else values.float()
+
+
+def _covariance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return ((one - one.mean()) * (other - other.mean())).mean()
