@@ -100,7 +100,7 @@ def results_table(results: xr.Dataset) -> Table:
     for layer in results["layer"].values:
         for run in results["run"].values:
             of_layer = results.sel(run=run, layer=layer)
-            steps = of_layer["step"].values[of_layer["variance"].notnull().values]
+            steps = of_layer["step"].values[of_layer["largest_singular_value"].notnull().values]
             if len(steps):
                 table.add_row(*_row(of_layer.sel(step=steps[-1]), shown))
         if results.sizes["run"] > 1:

@@ -34,7 +34,7 @@ from rmtnet.datasets import Images
 from rmtnet.schedules import every
 from rmtnet.study import Study
 
-training._CHECKPOINT_SECONDS = 0.1
+training._CHECKPOINT_SECONDS = 0.02
 training._COMMIT_SECONDS = 0.02
 done = {{"steps": 0}}
 

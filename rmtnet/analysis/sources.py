@@ -52,17 +52,13 @@ class Layer:
             blocks, out, width = self.recorded.shape[1:]
             return blocks, out, width
         blocks, order = self.recorded.shape[1:]
-        if self.recorded.attrs["form"] == "block_sparse":
-            # Its parameter has the blocks' own shape.
-            sides = tuple(int(side) for side in re.findall(r"\d+", str(self.recorded.attrs.get("original_shape"))))[1:]
-        else:
-            sides = tuple(side // blocks for side in self.features)
-        if len(sides) != 2 or min(sides) != order:
+        out, width = (int(self.recorded.attrs.get(side, 0)) for side in ("block_out", "block_in"))
+        if min(out, width) != order:
             raise ValueError(
                 f"{self.run.path}: the shape of the blocks of layer {self.name!r} cannot be told from its singular "
                 "values: record its weights"
             )
-        return blocks, *sides
+        return blocks, out, width
 
     @property
     def block(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ _TERMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def plot_variance_budget(results: xr.Dataset, *, ax: Axes, layer: str | None = None, cumulative: bool = False) -> Axes:
-    """Change of a layer's variance from the recorded step before (large and grey), and the two terms that make it.
+    """Change of a layer's variance by what follows a recorded step (large and grey), and the two terms that make it.
 
     The scale is logarithmic both ways from 0, linear below the smallest tenth of the terms (four decades below the
     largest, at most). What has either sign is drawn as dots: where signs alternate a line would be all jumps.

@@ -8,9 +8,15 @@ from rmtnet.plots.selection import layer_values
 
 
 def plot_variance(results: xr.Dataset, *, layer: str, ax: Axes, label: str = "b = {b}") -> Axes:
-    """Variance of a layer's in-block weights against iteration, one line a sister."""
-    plot_groups(layer_values(results, "variance", layer=layer), results, layer=layer, ax=ax, label=label)
-    ax.set(xlabel="iteration", ylabel=f"variance of {layer}")
+    """Variance of a layer's in-block weights against iteration, one line a sister.
+
+    Of runs that hold spectra in place of weights the second moment, all that their singular values tell.
+    """
+    name = "variance"
+    if "second_moment" in results and not layer_values(results, name, layer=layer).notnull().any():
+        name = "second_moment"
+    plot_groups(layer_values(results, name, layer=layer), results, layer=layer, ax=ax, label=label)
+    ax.set(xlabel="iteration", ylabel=f"{name.replace('_', ' ')} of {layer}")
     return ax
 
 

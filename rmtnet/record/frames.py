@@ -36,6 +36,7 @@ class Frame:
         # All ranks gather what is sharded in this order.
         self._columns = sorted(columns, key=lambda column: not column.is_matrix)
         self.layout = _packed(self._columns)
+        self._filled = _filled(self._columns, self.layout)
         self.axes = [f"{group}/{axis}" for group, axis in sorted(self.layout.axes)]
         self.is_streamed = link is not None and self.layout.size > link.ring.largest()
 
@@ -48,18 +49,15 @@ class Frame:
             attempts = itertools.count()
             self._link.stream(step, lambda: self._pieces(next(attempts)))
         else:
-            self._link.put(ROWS, step, self.layout, self._fill)
+            self._link.put(ROWS, step, self._link.number(self.layout), self.layout.size, self._fill)
 
     def _fill(self, room: Bytes) -> None:
-        self._fill_with(self._columns, self.layout, room)
+        self._fill_with(self._filled, room)
 
-    def _fill_with(self, columns: Sequence[Column], layout: Layout, room: Bytes) -> None:
+    def _fill_with(self, filled: Sequence[tuple[Column, Entry]], room: Bytes) -> None:
         assert self._link is not None
-        filled = set()
-        for column, entry in zip(columns, layout.entries, strict=True):
-            if entry.offset not in filled:
-                self._link.copy(column.values(), entry.values(room))
-                filled.add(entry.offset)
+        for column, entry in filled:
+            self._link.copy(column.values(), entry.values(room))
 
     def _pieces(self, attempt: int) -> Iterator[Piece]:
         """Matrices cut as their chunks are; then the rest, with which the row is whole."""
@@ -74,7 +72,7 @@ class Frame:
         small = self._columns[len(large) :]
         axes = tuple(dict.fromkeys((column.entry.group, column.entry.axis) for column in large))
         layout = replace(_packed(small), streamed=axes)
-        yield ROWS, layout, lambda room: self._fill_with(small, layout, room)
+        yield ROWS, layout, lambda room: self._fill_with(_filled(small, layout), room)
 
     def _piece(
         self, entry: Entry, values: Values, number: int, place: tuple[slice, ...]
@@ -132,3 +130,9 @@ def _packed(columns: Sequence[Column]) -> Layout:
         if column.entry.group == "weights":
             weights[column.entry.variable] = entries[-1].offset
     return Layout(tuple(entries))
+
+
+def _filled(columns: Sequence[Column], layout: Layout) -> list[tuple[Column, Entry]]:
+    """The columns that are copied: one for each place in the record."""
+    first = {entry.offset: (column, entry) for column, entry in reversed([*zip(columns, layout.entries, strict=True)])}
+    return [*reversed(first.values())]

@@ -19,7 +19,7 @@ from rmtnet.store import TRANSITIONS, RowSpec, check_unique
 
 _NEEDS_BEFORE = {"updates", "moments"}
 _STATE = "schedule_state"
-_FEWEST_ROWS, _LEAST_RING = 64, 16 * 2**20
+_FEWEST_ROWS, _LEAST_RING = 128, 16 * 2**20
 
 
 class Layers:
@@ -41,6 +41,12 @@ class Layers:
         self._sources = {matrix.name: self._source(matrix) for matrix in found}
         # A copy: what a schedule remembers of one run is nothing to another.
         self._schedules = _schedules(copy.deepcopy(when), found)
+        self._distinct = list(dict.fromkeys(self._schedules.values()))
+        self.ask_for_metrics = any(schedule.needs_agreement for schedule in self._distinct)
+        """Whether a schedule may look at metrics, or remember something."""
+        self._states = tuple(group for group in quantities if group not in TRANSITIONS)
+        self._transitions = tuple(group for group in quantities if group in TRANSITIONS)
+        self.have_transitions = bool(self._transitions)
         self._due: frozenset[str] = frozenset()
         self._all = frozenset(self._sources)
         self._frames: dict[tuple[tuple[str, ...], frozenset[str]], Frame] = {}
@@ -74,20 +80,20 @@ class Layers:
 
     def ask(self, moment: Moment) -> bool:
         """Whether any layer is due at a moment; each schedule is asked once."""
-        due = {}
-        for schedule in dict.fromkeys(self._schedules.values()):
-            answer = bool(schedule(moment))
-            due[schedule] = ranks.agreed(answer) if schedule.needs_agreement else answer
-        if len(due) == 1:
-            self._due = self._all if all(due.values()) else frozenset()
+        answers = [self._answer(schedule, moment) for schedule in self._distinct]
+        if all(answers):
+            self._due = self._all
+        elif not any(answers):
+            self._due = frozenset()
         else:
+            due = dict(zip(self._distinct, answers, strict=True))
             self._due = frozenset(name for name, schedule in self._schedules.items() if due[schedule])
         return bool(self._due)
 
-    @property
-    def ask_for_metrics(self) -> bool:
-        """Whether a schedule may look at metrics."""
-        return any(schedule.needs_agreement for schedule in self._schedules.values())
+    @staticmethod
+    def _answer(schedule: Schedule, moment: Moment) -> bool:
+        answer = bool(schedule(moment))
+        return ranks.agreed(answer) if schedule.needs_agreement else answer
 
     def all_due(self) -> None:
         """Make every layer due."""
@@ -95,14 +101,13 @@ class Layers:
 
     def state(self) -> dict[str, Any]:
         """What the schedules remember, as an attribute of the run."""
-        states = [schedule.state() for schedule in dict.fromkeys(self._schedules.values())]
+        states = [schedule.state() for schedule in self._distinct]
         return {} if all(state is None for state in states) else {_STATE: states}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
         """Have the schedules remember what the run says."""
-        schedules = list(dict.fromkeys(self._schedules.values()))
-        states = attributes.get(_STATE) or [None] * len(schedules)
-        for schedule, state in zip(schedules, states, strict=len(states) == len(schedules)):
+        states = attributes.get(_STATE) or []
+        for schedule, state in zip(self._distinct, states, strict=False):
             schedule.restore(state)
 
     # --- rows
@@ -115,11 +120,11 @@ class Layers:
 
     def send_states(self, link: Link | None, step: int) -> None:
         """Send the rows of a step that tell of the weights themselves."""
-        self._send(link, step, transition=False)
+        self._send(link, step, self._states)
 
     def send_transitions(self, link: Link | None, step: int) -> None:
         """Send the rows of a step that tell of what has just followed it."""
-        self._send(link, step, transition=True)
+        self._send(link, step, self._transitions)
         for name in self._due:
             self._sources[name].before = None
 
@@ -127,10 +132,9 @@ class Layers:
         """Begin behind the last committed step of each ``group/axis``."""
         self._last = dict(last)
 
-    def _send(self, link: Link | None, step: int, *, transition: bool) -> None:
-        if not self._due:
+    def _send(self, link: Link | None, step: int, groups: tuple[str, ...]) -> None:
+        if not (self._due and groups):
             return
-        groups = tuple(group for group in self._quantities if (group in TRANSITIONS) == transition)
         frame = self._frame(link, groups, self._due)
         if any(step <= self._last[axis] for axis in frame.axes):
             frame = self._remaining(link, groups, step)

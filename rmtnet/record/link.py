@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _PATIENCE = 60.0
 """Seconds that a writer which is to end has for committing what the ring holds."""
 _MOST_DEATHS = 5
+_CALL_SECONDS = 0.05
 
 
 class WriterFailed(OSError):
@@ -56,7 +57,9 @@ class Link:
         self._opened: tuple[Mapping[str, Any], ...] | None = None
         self._layouts: list[Layout] = []
         self._numbers: dict[Layout, int] = {}
+        self._last_layout: tuple[Layout | None, int] = (None, -1)
         self._number = self._deaths = 0
+        self._called, self._called_at = 0.0, 0
         self.copies: DeviceCopies | None = None
         """Of rows that come from a GPU."""
         self._flying = 0
@@ -108,10 +111,13 @@ class Link:
 
     def number(self, layout: Layout) -> int:
         """The number of a layout, which the writer is told when it is new."""
+        if layout is self._last_layout[0]:
+            return self._last_layout[1]  # the usual case: of 102 entries the hash takes its time
         if layout not in self._numbers:
             self.ask("layout", len(self._layouts), layout)
             self._numbers[layout] = len(self._layouts)
             self._layouts.append(layout)
+        self._last_layout = layout, self._numbers[layout]
         return self._numbers[layout]
 
     def reserve(self, kind: int, step: int, layout: int, size: int) -> Bytes:
@@ -129,13 +135,14 @@ class Link:
         return self._awaited(kind, step, layout, size) if room is None else room
 
     def publish(self) -> None:
-        """Show the writer what was reserved last."""
+        """Show the writer what was reserved first; it is called when there is some work for it, not for each row."""
         self.ring.publish()
-        self._wake()
+        if 8 * (self.ring.head - self._called_at) >= self.ring.size or time.monotonic() - self._called >= _CALL_SECONDS:
+            self._wake()
 
-    def put(self, kind: int, step: int, layout: Layout, fill: Callable[[Bytes], None]) -> None:
-        """Send a record that ``fill`` fills."""
-        fill(self.reserve(kind, step, self.number(layout), layout.size))
+    def put(self, kind: int, step: int, number: int, size: int, fill: Callable[[Bytes], None]) -> None:
+        """Send a record of ``size`` bytes that ``fill`` fills, of the layout of that :meth:`number`."""
+        fill(self.reserve(kind, step, number, size))
         if self._lost:
             return  # what came before it went with a writer
         if self.copies:
@@ -190,7 +197,7 @@ class Link:
         """Whether no writer died with pieces of the row."""
         self._streaming, self._lost = self.ring.head, False
         for kind, layout, fill in pieces():
-            self.put(kind, step, layout, fill)
+            self.put(kind, step, self.number(layout), layout.size, fill)
             if self._lost:
                 return False
         self.ask("flush")
@@ -239,6 +246,7 @@ class Link:
         self.stalled_seconds += time.monotonic() - begun
 
     def _wake(self) -> None:
+        self._called, self._called_at = time.monotonic(), self.ring.head
         try:
             os.write(self._bell, b"\0")
         except BlockingIOError:
@@ -336,13 +344,15 @@ def _started(descriptors: Sequence[int], commit_seconds: float) -> subprocess.Po
     home = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # glibc would give the memory of every chunk back to the system and fetch it anew: a third of the writer's time.
+    memory = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
     arguments = [*map(str, descriptors), str(os.getpid()), str(commit_seconds)]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "rmtnet.writer", *arguments],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, **threads, "PYTHONPATH": path},
+        env={**os.environ, **threads, **memory, "PYTHONPATH": path},
     )
 
 

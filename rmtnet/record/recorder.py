@@ -288,13 +288,14 @@ class Recorder:
     def _after_step(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child is not the training
-        self._guarded(lambda: self._layers.send_transitions(self._link, self.step))
+        if self._layers.have_transitions:
+            self._guarded(lambda: self._layers.send_transitions(self._link, self.step))
         self.step += 1
         self._observe_if_due()
 
     def _observe_if_due(self) -> None:
         due = self._layers.ask(self._moment())
-        if (state := self._layers.state()) and (link := self._link):
+        if self._layers.ask_for_metrics and (link := self._link) and (state := self._layers.state()):
             self._guarded(lambda: link.put_notes(self.step, state))
         if due:
             self._record_state()

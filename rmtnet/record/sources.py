@@ -69,9 +69,10 @@ class Source:
                 return [replace(plain, suffix=f"_{moment}") for moment in MOMENTS]
             case "spectra":
                 # What is told of the weights' form holds for their singular values.
-                told = {**self.spec.rows().attributes, "long_name": f"singular values of {self.matrix.name}"}
-                blocks, *sides = self.shape
-                return [replace(plain, shape=(blocks, min(sides)), dims=("block", "order"), attributes=told)]
+                blocks, out, width = self.shape
+                told = {**self.spec.rows().attributes, "block_out": out, "block_in": width}
+                told["long_name"] = f"singular values of {self.matrix.name}"
+                return [replace(plain, shape=(blocks, min(out, width)), dims=("block", "order"), attributes=told)]
             case "gates":
                 gates = self.matrix.gates
                 dims, dtype = ("gate_row", "gate_col"), np.dtype(np.float32)
@@ -93,14 +94,12 @@ class Source:
     def weights(self) -> NDArray[Any] | torch.Tensor:
         """(block, out, in), as it is now; where the weights are plain host memory a view of it, made once."""
         tensor = self.matrix.tensor
-        if tensor.device.type != "cpu" or tensor.dtype not in EXACT or hasattr(tensor, "full_tensor"):
-            return self._view(tensor)
-        if self._seen is None or self._seen[:2] != (tensor.data_ptr(), tensor.shape):
-            values = self._view(tensor)
-            if values.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
-                return values  # a copy, which does not follow the weights
+        if self._seen and self._seen[0] == tensor.data_ptr() and self._seen[1] == tensor.shape:
+            return self._seen[2]
+        self._seen, values = None, self._view(tensor)
+        if _is_view(values, tensor):
             self._seen = (tensor.data_ptr(), tensor.shape, values.numpy())
-        return self._seen[2]
+        return values
 
     def tensor(self) -> torch.Tensor:
         """(block, out, in), as it is now."""
@@ -161,6 +160,13 @@ class Source:
             raise FormChanged(self.matrix.name)
         # 16-bit numbers as float32, which holds them exactly and which numpy and zarr know.
         return values if values.dtype in EXACT else values.float()
+
+
+def _is_view(values: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether values follow what happens to a tensor in plain host memory."""
+    if values.device.type != "cpu" or hasattr(tensor, "full_tensor"):
+        return False
+    return values.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
 
 
 def _covariance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Rows of one array, put straight into its chunk files: the bytes that zarr would write, at the disk's speed."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ Key = tuple[str, ...]
 Place = tuple[slice, ...]
 Rows = Sequence[NDArray[Any]] | NDArray[Any]
 """Successive rows: a list of them, or one array."""
+_ELSEWHERE = ("transpose", "crc32c")
 _MOST_BUFFERS = 512
 """Of one gathered write: below every system's IOV_MAX."""
 
@@ -44,7 +46,9 @@ class ChunkedRows:
         self._read_tail = tail
         codecs = [codec for codec in metadata["codecs"] if codec["name"] != "bytes"]
         self._has_checksum = bool(codecs) and codecs[-1]["name"] == "crc32c"
-        self._encoders = [_encoder(codec, self.dtype) for codec in codecs if codec["name"] != "crc32c"]
+        # "transpose" is that of the steps to the end, which stacking does better.
+        self._step_axis = -1 if codecs and codecs[0]["name"] == "transpose" else 0
+        self._encoders = [_encoder(codec, self.dtype) for codec in codecs if codec["name"] not in _ELSEWHERE]
         fill = metadata["fill_value"]
         self._fill = np.array(np.nan if fill == "NaN" else fill, dtype=self.dtype)
         self._tail: tuple[int, NDArray[Any]] | None = None
@@ -72,7 +76,7 @@ class ChunkedRows:
         """Put the same piece of successive rows into one chunk file; with a codec, a whole chunk's."""
         path = self.folder / self._separator.join(("c", str(chunk), *key))
         if not self.in_place:
-            self._put_whole(path, self._encoded(_padded(np.stack(rows), (self.depth, *self._cut), self._fill)), offset)
+            self._put_whole(path, self._encoded(rows), offset)
         else:
             self._put_in_place(path, rows, offset)
         self.written.add(path)
@@ -101,7 +105,7 @@ class ChunkedRows:
         return self._tail[1]
 
     def _put_in_place(self, path: Path, rows: Sequence[NDArray[Any]], offset: int) -> None:
-        buffers = [np.ascontiguousarray(row).data.cast("B") for row in rows]
+        buffers = [np.ascontiguousarray(row, dtype=self.dtype).data.cast("B") for row in rows]
         size = int(np.prod(self._cut)) * self.dtype.itemsize
         file = self._opened(path)
         try:
@@ -134,8 +138,11 @@ class ChunkedRows:
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, flags, 0o666)
 
-    def _encoded(self, chunk: NDArray[Any]) -> Any:
-        data: Any = chunk
+    def _encoded(self, rows: Sequence[NDArray[Any]]) -> Any:
+        data: Any = np.stack(rows, axis=self._step_axis, dtype=self.dtype)
+        full = (self.depth, *self._cut)
+        if data.size < math.prod(full):
+            data = _padded(data, full if self._step_axis == 0 else (*full[1:], full[0]), self._fill)
         for encode in self._encoders:
             data = encode(data)
         return data
@@ -153,8 +160,6 @@ def pieces(shape: tuple[int, ...], cut: tuple[int, ...]) -> Iterator[tuple[Key, 
 def _encoder(codec: Mapping[str, Any], dtype: np.dtype[Any]) -> Callable[[Any], Any]:
     settings = codec.get("configuration", {})
     match codec["name"]:
-        case "transpose":
-            return lambda array: np.ascontiguousarray(array.transpose(settings["order"]))
         case "blosc":
             shuffle = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}[settings["shuffle"]]
             blosc = numcodecs.blosc.Blosc(settings["cname"], settings["clevel"], shuffle, settings["blocksize"])
@@ -167,8 +172,6 @@ def _encoder(codec: Mapping[str, Any], dtype: np.dtype[Any]) -> Callable[[Any], 
 
 
 def _padded(rows: NDArray[Any], shape: tuple[int, ...], fill: NDArray[Any]) -> NDArray[Any]:
-    if rows.shape == shape:
-        return rows
     chunk = np.full(shape, fill)
     chunk[tuple(map(slice, rows.shape))] = rows
     return chunk

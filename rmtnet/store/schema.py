@@ -189,4 +189,5 @@ def _cut(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
     inner = math.prod(shape[1:])
     if inner > entries:
         return (1, *_cut(shape[1:], entries))
-    return (max(1, min(shape[0], entries // inner)), *shape[1:])
+    pieces = -(-shape[0] // max(1, entries // inner))
+    return (-(-shape[0] // pieces), *shape[1:])  # of equal size: the last one is padded
