@@ -12,7 +12,7 @@ help:
 	@echo "make demo     train LeNet-5 sisters on embedded digits, analyse, draw (about 3 minutes)"
 	@echo "make test     the tests"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    the table of docs/benchmarks.md anew, peers in an environment of their own (half an hour)"
+	@echo "make bench    the tables of docs/benchmarks.md anew, peers in an environment of their own (three quarters of an hour)"
 	@echo "make figures  the paper's figures from the committed results, into data/figures"
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
@@ -53,6 +53,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m venv $(VENV)/bench
 	$(VENV)/bench/bin/python -m pip install --quiet --constraint constraints.txt '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/report.py --peers $(VENV)/bench/bin/python
+	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=134217728 \
+	    $(BIN)/python tests/benchmarks/recording.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,7 +2,8 @@
 
 ``ip1`` means ``ip1.weight``.  Parts of packed weights have names of their own: ``lstm.weight_hh_l0.i|f|g|o``,
 ``gru.weight_hh_l0.r|z|n``, ``attn.in_proj_weight.q|k|v``.  A convolution is (out, in * kernel), a grouped one block
-diagonal.  Vectors (biases, norms) are no matrices.
+diagonal.  A parameter of three axes is a stack of matrices, as those of experts are: block diagonal; a bilinear layer's
+are blocks below one another, a form for each output.  Vectors (biases, norms) are no matrices.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -165,8 +166,8 @@ def _layouts(module: nn.Module, attribute: str, parameter: torch.Tensor) -> dict
     """Suffix of the name -> layout, for each matrix that a parameter holds; none for vectors."""
     if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED)) and parameter.ndim > 2:
         return {"": _diagonal(_filters(module.groups, isinstance(module, _TRANSPOSED)), parameter)}
-    if parameter.ndim == 3 and hasattr(module, "block_row"):
-        return {"": _block_layer(module)}
+    if parameter.ndim == 3:
+        return _stacked(module, parameter)
     if parameter.ndim != 2:
         return {}
     if type(module).__name__ == "Conv1D" and attribute == "weight":
@@ -190,6 +191,19 @@ def _block_layer(module: Any) -> Layout:
     diagonal = rows == columns == tuple(range(len(rows)))
     form = "block_sparse" if not diagonal else "dense" if len(rows) == 1 else "block_diagonal"
     return Layout(lambda tensor: tensor, form, rows, columns, module.out_features, module.in_features)
+
+
+def _stacked(module: nn.Module, parameter: torch.Tensor) -> dict[str, Layout]:
+    """Of a block layer; of a bilinear one a form a block; of any other (experts) a matrix a block, on the diagonal."""
+    if hasattr(module, "block_row"):
+        return {"": _block_layer(module)}
+    blocks, rows, columns = parameter.shape
+    if min(rows, columns) == 1:
+        return {}
+    if isinstance(module, nn.Bilinear):
+        places = tuple(range(blocks)), (0,) * blocks
+        return {"": Layout(lambda tensor: tensor, "block_sparse", *places, blocks * rows, columns)}
+    return {"": _diagonal(lambda tensor: tensor, parameter)}
 
 
 def _parts(module: nn.Module, attribute: str) -> str:

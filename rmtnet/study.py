@@ -57,7 +57,9 @@ class Study:
     layers: Sequence[str] | None = None
     """Names or globs of the layers to record; None is all."""
     record: Schedule = log_spaced(per_decade=10, until=1000) | every(100)
-    """When weights are recorded."""
+    """When they are recorded."""
+    what: Sequence[str] = ("weights",)
+    """What is recorded of them, as :class:`rmtnet.record.Recorder` has it."""
     evaluate: Schedule = every(500)
     """When the accuracy on the test images is logged (also at the end)."""
     device: str = "cpu"
@@ -75,8 +77,9 @@ class Study:
             raise TypeError(f"device must be a name such as 'cpu' or 'cuda', got {self.device!r}")
         if not (isinstance(self.dataset, str) or callable(self.dataset)):
             raise TypeError(f"dataset must be a name or a function that gives Images, got {self.dataset!r}")
-        if self.layers is not None and not all(isinstance(layer, str) for layer in _listed(self.layers)):
-            raise TypeError(f"layers must be a list of names or globs, got {self.layers!r}")
+        if self.layers is not None:
+            _check_names("layers", "names or globs", self.layers)
+        _check_names("what", "names such as 'weights' and 'moments'", self.what)
         for field in ("network", "optimizer", "loss", "record", "evaluate"):
             if not callable(getattr(self, field)):
                 raise TypeError(f"{field} must be callable, got {getattr(self, field)!r}")
@@ -156,8 +159,9 @@ def _parsed(key: str, given: str, kind: Any) -> int | float | str:
     return value
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [None]
+def _check_names(field: str, kind: str, value: Any) -> None:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{field} must be a list of {kind}, got {value!r}")
 
 
 def _line(error: Exception, path: Path) -> int | None:

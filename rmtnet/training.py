@@ -205,6 +205,7 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
             path,
             layers=study.layers,
             when=at(study.iterations) | study.record,
+            what=study.what,
             mode="resume" if path.exists() else "x",
             attributes={"study": study.to_json(), "seed": study.seed},
             commit_seconds=_COMMIT_SECONDS,

@@ -78,6 +78,7 @@ def test_standard_error_and_interval_are_those_of_repeated_draws(method, kurtosi
     assert_allclose(covered, 0.95, atol=4 * (0.05 * 0.95 / draws) ** 0.5)
 
 
+@pytest.mark.slow
 def test_a_free_ratio_is_found():
     rng = np.random.default_rng(5)
     found = []
@@ -349,6 +350,7 @@ def test_the_goodness_of_every_fit_is_uniform_on_noise(method):
     assert kstest(p, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_the_goodness_of_a_fit_with_a_free_ratio_is_that_of_refits_with_a_free_ratio():
     rng = np.random.default_rng(34)
     spectra = [np.linalg.svd(rng.normal(size=(24, 40)))[1] ** 2 / 40 for _ in range(12)]

@@ -237,6 +237,7 @@ def test_large_profiles_are_tested_by_a_smaller_one():
     assert largest_in_profile(weight, grid).p_value < 1e-6
 
 
+@pytest.mark.slow
 def test_the_law_of_a_large_profile_is_extrapolated_from_a_smaller_one(monkeypatch):
     monkeypatch.setattr(profile, "_SIMULATED", 64)
     monkeypatch.setattr(profile, "_REDUCED", 48)
@@ -469,6 +470,7 @@ def test_the_law_beside_a_signal_is_that_of_simulated_matrices(rows, columns, ov
         assert_allclose(below, share, atol=4 * math.sqrt(share * (1 - share) / 2000) + 0.01)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_weakest_spikes_that_are_found_hold_them_too():
     rng, held = np.random.default_rng(30), []
     theta = math.sqrt(1.5 * math.sqrt(40 * 60))

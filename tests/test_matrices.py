@@ -155,6 +155,31 @@ def test_blocks_elsewhere_are_block_sparse():
     assert (matrix.layout.form, matrix.layout.block_row, matrix.layout.block_col) == ("block_sparse", (0, 1), (1, 1))
 
 
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(5, 6, 4))
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+
+
+def test_a_stack_of_matrices_is_block_diagonal_and_a_stacked_vector_none():
+    [matrix] = matrices(Experts())
+    assert (matrix.name, matrix.layout.form, matrix.layout.block_col) == ("up", "block_diagonal", (0, 1, 2, 3, 4))
+    assert (matrix.layout.out_features, matrix.layout.in_features) == (30, 20)
+    assert_array_equal(now(matrix), matrix.tensor.detach())
+
+
+def test_a_bilinear_layer_is_a_form_for_each_output():
+    layer = nn.Bilinear(3, 4, 2, bias=False)
+    [matrix] = matrices(layer)
+    assert (matrix.layout.form, matrix.layout.block_row, matrix.layout.block_col) == ("block_sparse", (0, 1), (0, 0))
+    left, right = torch.randn(7, 3), torch.randn(7, 4)
+    forms = torch.from_numpy(now(matrix))
+    assert torch.allclose(layer(left, right), torch.einsum("ni,kij,nj->nk", left, forms, right), atol=1e-6)
+    dense = forms.reshape(6, 4)  # its blocks at their places
+    assert dense.shape == (matrix.layout.out_features, matrix.layout.in_features)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_precision_is_kept_and_16_bit_types_become_float32_exactly(dtype):
     layer = nn.Linear(50, 40).to(dtype)

@@ -20,10 +20,16 @@ from rmtnet.matrices import matrices
 from rmtnet.measures import hard_rank, weightwatcher
 from rmtnet.nulls import matched_spectra
 from rmtnet.record import Recorder
+from rmtnet.record.sources import Source
 from rmtnet.schedules import every
 from rmtnet.sisters import entry_moments, variance_ratio_interval
 from rmtnet.tails import assess_tail, bootstrap_power_law, fit_power_law
 from rmtnet.trends import first_departure
+
+
+def now(matrix):
+    """(block, out, in) as it is recorded."""
+    return torch.as_tensor(Source(matrix, own_steps=False).weights()).numpy()
 
 
 def spiked(shape, rng, *, share, count=10):
@@ -124,7 +130,7 @@ def test_false_spikes_of_unequal_blocks_come_at_the_nominal_rate():
 
 def test_weightwatcher_skips_parameters_of_blocks():
     [matrix] = matrices(BlockDiagonalLinear(24, 40, 8))
-    assert matrix.snapshot().shape == (8, 5, 3)
+    assert now(matrix).shape == (8, 5, 3)
     assert eigenvalues(matrix.tensor).shape == (8, 3)
     assert fit_noise(matrix.tensor).law.ratio == 0.6
 
@@ -253,14 +259,14 @@ def test_weightwatcher_skips_layers_or_takes_a_kernel_for_the_short_side(module,
     found = {matrix.name: matrix for matrix in matrices(module)}
     assert {name: found[name].shape for name in shapes} == shapes
     for name in shapes:
-        assert fit_noise(found[name].snapshot()).law.variance > 0
+        assert fit_noise(now(found[name])).law.variance > 0
 
 
 def test_weightwatcher_takes_the_least_of_all_slices_for_that_of_the_convolution():
     layer = nn.Conv2d(16, 32, 3)
     [matrix] = matrices(layer)
     exact = np.linalg.svd(layer.weight.detach().double().numpy().reshape(32, -1), compute_uv=False)
-    assert_allclose(singular_values(matrix.snapshot())[0], exact, rtol=1e-6)
+    assert_allclose(singular_values(now(matrix))[0], exact, rtol=1e-6)
 
 
 def test_weightwatcher_forgets_the_scale_of_low_rank_adapters():
@@ -272,7 +278,7 @@ def test_weightwatcher_forgets_the_scale_of_low_rank_adapters():
     expected = plain + 8 * (adapter.up @ adapter.down).detach().double().numpy()
     effective = next(matrix for matrix in matrices(layer) if matrix.name == "weight")
     exact = np.linalg.svd(expected, compute_uv=False)
-    assert_allclose(singular_values(effective.snapshot())[0], exact, atol=1e-6 * exact[0])
+    assert_allclose(singular_values(now(effective))[0], exact, atol=1e-6 * exact[0])
 
 
 def test_weightwatcher_finds_rank_256_in_a_matrix_of_rank_8():
@@ -298,7 +304,7 @@ def test_weightwatcher_casts_to_half_precision_on_a_gpu():
     half = np.linalg.svd(weight.half().double().numpy(), compute_uv=False)
     assert abs(half[-1] / exact[-1] - 1) > 1e-4
     layer = nn.Linear(4, 3).double()
-    assert matrices(layer)[0].snapshot().dtype == np.float64
+    assert now(matrices(layer)[0]).dtype == np.float64
 
 
 # 11

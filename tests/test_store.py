@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from rmtnet import store
-from rmtnet.store import MatrixSpec, RunLocked, RunWriter
+from rmtnet.store import MatrixSpec, RunLocked, RunWriter, lock
 from rmtnet.store.arrays import consolidate
 from rmtnet.store.schema import SCHEMA_KEY, chunk_shape, decode, encode
 
@@ -576,7 +576,8 @@ def hold(path, pipe):
     writer.close()
 
 
-def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path):
+def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WAIT", 0.2)
     path = tmp_path / "run.zarr"
     new_run(path, steps=[0]).close()
     processes = multiprocessing.get_context("forkserver")

@@ -305,7 +305,8 @@ def test_a_link_to_a_run_stays_a_link(tmp_path):
     assert_array_equal(store.open_run(tmp_path / "link.zarr")["ip1"], held["ip1"])
 
 
-def test_a_run_that_is_being_written_is_shown_but_not_rewritten(tmp_path):
+def test_a_run_that_is_being_written_is_shown_but_not_rewritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WAIT", 0.2)
     path = tmp_path / "run.zarr"
     held = small_run(path)
     with lock.acquire(path):

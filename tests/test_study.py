@@ -82,6 +82,7 @@ def test_the_line_is_found_when_the_path_is_relative(tmp_path, monkeypatch):
         ({"seed": -1}, ValueError, "seed must be a whole number of at least 0, got -1"),
         ({"network": nn.Linear(2, 2).weight}, TypeError, "network must be callable"),
         ({"record": 100}, TypeError, "record must be callable, got 100"),
+        ({"what": "weights"}, TypeError, "what must be a list of names such as 'weights' and 'moments', got 'weights'"),
     ],
 )
 def test_a_study_checks_itself(fields, error, message):

@@ -106,7 +106,7 @@ def wait_for_the_writer(path):
         pass
 
 
-TRIALS = [pytest.param(3, id="quick"), pytest.param(60, id="many", marks=pytest.mark.slow)]
+TRIALS = [pytest.param(2, id="quick"), pytest.param(60, id="many", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("options", [{}, {"codec": "none"}, {"codec": "delta"}, LARGE], ids=str)

@@ -7,25 +7,25 @@ import time
 from pathlib import Path
 from typing import IO
 
+_WAIT = 10.0
+
 
 class RunLocked(OSError):
     """Another process is writing this run."""
 
 
-def acquire(run: Path, *, wait: float = 10.0) -> IO[str]:
+def acquire(run: Path) -> IO[str]:
     """Lock ``run`` for writing and return the open lock file: closing it gives the lock back.
 
-    Parameters
-    ----------
-    wait : seconds to let a writer that is just ending finish
+    A writer that is just ending has ten seconds for it.
 
     Raises
     ------
     RunLocked
-        If another process still holds the lock after ``wait`` seconds; it names pid and host.
+        If another process still holds the lock then; it names pid and host.
     """
     file = open(run / ".lock", "a+")  # noqa: SIM115  the caller keeps it open
-    deadline = time.monotonic() + wait
+    deadline = time.monotonic() + _WAIT
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
