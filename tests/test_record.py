@@ -11,10 +11,11 @@ import xarray as xr
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from rmtnet import record, store, writer
+from rmtnet import record, store
 from rmtnet.layers import BlockDiagonalLinear
 from rmtnet.schedules import at, every
 from rmtnet.store import RunWriter
+from rmtnet.writer import work
 
 # A thread starts at once; what differs for a process is tested in test_writer.py.
 Recorder = partial(record.Recorder, process=False)
@@ -354,7 +355,7 @@ def full(*args, **options):
 @pytest.mark.parametrize("method", ["append_variables", "append_metrics", "commit"])
 def test_a_full_disk_is_reported_once_and_earlier_commits_stay(tmp_path, monkeypatch, caplog, method):
     model, optimizer, inputs = small()
-    monkeypatch.setattr(writer, "_RETRY", 0.01)
+    monkeypatch.setattr(work, "_RETRY", 0.01)
     recorder = Recorder(model, tmp_path / "run.zarr").attach(optimizer)
     with pytest.raises(OSError, match="No space left"), recorder:
         train(model, optimizer, inputs, 2)
@@ -390,7 +391,7 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room_again(tmp_path, 
 
 def test_a_full_disk_at_the_end_of_a_loop_is_raised(tmp_path, monkeypatch):
     model, optimizer, _ = small()
-    monkeypatch.setattr(writer, "_RETRY", 0.01)
+    monkeypatch.setattr(work, "_RETRY", 0.01)
     with pytest.raises(OSError, match="No space left"), Recorder(model, tmp_path / "run.zarr").attach(optimizer):
         monkeypatch.setattr(RunWriter, "commit", full)
     RunWriter(tmp_path / "run.zarr").close()
@@ -419,7 +420,7 @@ def test_a_disk_that_fills_ends_the_training_with_the_steps_that_it_concerns(tmp
 def test_a_training_that_is_to_go_on_drops_what_has_no_room_says_so_once_and_records_on(tmp_path, monkeypatch, caplog):
     model = nn.Sequential(nn.Linear(300, 300))  # 360 kB a step, in a ring of 1 MB
     optimizer, inputs = torch.optim.SGD(model.parameters(), 0.1), torch.randn(2, 300)
-    monkeypatch.setattr(writer, "_RETRY", 0.01)
+    monkeypatch.setattr(work, "_RETRY", 0.01)
     options = {"on_error": "warn", "commit_seconds": 0, "buffer_bytes": 2**20}
     with Recorder(model, tmp_path / "run.zarr", **options).attach(optimizer) as recorder:
         train(model, optimizer, inputs, 3)

@@ -1,17 +1,13 @@
 """The trainer's end of the writer: starts it, puts records into its ring, and starts another one when it dies."""
 
 import atexit
-import contextlib
 import errno
 import json
 import logging
+import math
 import os
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from multiprocessing.connection import Connection, Pipe
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rmtnet.record.child import Child
 from rmtnet.record.device import DeviceCopies
 from rmtnet.ring import FAILED, WAITING, Bytes, Ring
-from rmtnet.writer import METRICS, NOTES, Layout, Writer, serve
+from rmtnet.writer import METRICS, NOTES, Layout
 
 _log = logging.getLogger(__name__)
-_PATIENCE = 60.0
-"""Seconds that a writer which is to end has for committing what the ring holds."""
-_MOST_DEATHS = 5
+_MOST_DEATHS, _LONG_AGO = 5, 60.0
 _CALL_SECONDS = 0.05
 
 
@@ -59,6 +54,7 @@ class Link:
         self._numbers: dict[Layout, int] = {}
         self._last_layout: tuple[Layout | None, int] = (None, -1)
         self._number = self._deaths = 0
+        self._died = -math.inf
         self._called, self._called_at = 0.0, 0
         self.copies: DeviceCopies | None = None
         """Of rows that come from a GPU."""
@@ -99,8 +95,8 @@ class Link:
     def _ask(self, method: str, *arguments: Any) -> Any:
         self._number += 1
         self._broken = True  # unless the answer arrives: an interrupt may leave half of one in the pipe
-        self._connection.send((self._number, method, arguments))
-        number, failed, result = self._connection.recv()
+        self.child.connection.send((self._number, method, arguments))
+        number, failed, result = self.child.connection.recv()
         assert number == self._number
         self._broken = False
         if failed:
@@ -232,7 +228,7 @@ class Link:
                         errno.ENOSPC, f"no room for step {step} while nothing is written", str(self.path)
                     )
                 self._wake()
-                if self._broken or not self._is_alive():
+                if self._broken or not self.child.is_alive:
                     self._renew()
                 time.sleep(5e-4)
             return room
@@ -248,9 +244,7 @@ class Link:
     def _wake(self) -> None:
         self._called, self._called_at = time.monotonic(), self.ring.head
         try:
-            os.write(self._bell, b"\0")
-        except BlockingIOError:
-            pass  # it has been called often enough
+            self.child.call()
         except OSError:
             self._broken = True
 
@@ -259,7 +253,7 @@ class Link:
     def abandon(self) -> None:
         """End the writer; of a run that is open, it commits what the ring holds first, if it can."""
         self._opened = None
-        self._hang_up()
+        self.child.hang_up()
         if self.copies:
             self.copies.release()
         self.ring.close()
@@ -273,6 +267,8 @@ class Link:
         OSError
             If what the ring holds cannot be written; the writer still tries for some seconds.
         """
+        if os.getpid() != self._pid:
+            return  # a forked child that ends: the writer is its parent's
         try:
             if self._opened:
                 self.ask("close")
@@ -280,40 +276,19 @@ class Link:
             self.abandon()
 
     def _start(self) -> None:
-        self._connection, theirs = Pipe()
-        wake, self._bell = os.pipe()
-        os.set_blocking(wake, False)
-        os.set_blocking(self._bell, False)
-        self._thread: threading.Thread | None = None
-        self._child: subprocess.Popen[bytes] | None = None
-        if self._process:
-            try:
-                self._child = _started([self.ring.file, theirs.fileno(), wake], self._commit_seconds)
-            except OSError as error:
-                _log.warning("%s: no process can be started (%s): a thread writes it", self.path, error)
-        if self._child:
-            theirs.close()
-            os.close(wake)
-            return
-        arguments = (Writer(self.ring, self._commit_seconds), theirs, wake)
-        self._thread = threading.Thread(target=_serve_and_hang_up, args=arguments, daemon=True, name="rmtnet writer")
-        self._thread.start()
+        self.child = Child(self.ring, self._commit_seconds, process=self._process)
         atexit.unregister(self.close)
-        atexit.register(self.close)  # a daemon thread is not waited for
-
-    def _is_alive(self) -> bool:
-        if self._child:
-            return self._child.poll() is None
-        return self._thread is not None and self._thread.is_alive()
+        atexit.register(self.close)  # a thread is not waited for, and a process tells of what it cannot write
 
     def _renew(self) -> None:
         """Another writer, which goes on with what the ring holds."""
         if self._opened is None:
             raise WriterFailed(f"{self.path}: the process that writes it died")
-        self._deaths += 1
+        self._deaths = 1 if time.monotonic() - self._died > _LONG_AGO else self._deaths + 1
+        self._died = time.monotonic()
         if self._deaths > _MOST_DEATHS:
-            raise WriterFailed(f"{self.path}: the process that writes it died {self._deaths} times")
-        self._hang_up()
+            raise WriterFailed(f"{self.path}: the process that writes it died {self._deaths} times in a row")
+        self.child.hang_up()
         if self._streaming is not None and self.ring.tail > self._streaming:
             # Pieces that it had freed went with it: what is left of that row must not be taken for whole.
             self.ring.free(self.ring.head)
@@ -323,42 +298,3 @@ class Link:
         self._broken = False
         self._start()
         self._ask("open", str(self.path), "resume", attributes, options, self._layouts)
-
-    def _hang_up(self) -> None:
-        with contextlib.suppress(OSError):
-            self._connection.close()
-        with contextlib.suppress(OSError):
-            os.close(self._bell)
-        if self._child:
-            try:
-                self._child.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-        elif self._thread:
-            self._thread.join(_PATIENCE)
-
-
-def _started(descriptors: Sequence[int], commit_seconds: float) -> subprocess.Popen[bytes]:
-    """The writer's process: in a session of its own, for Ctrl-C is meant for the training."""
-    home = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # glibc would give the memory of every chunk back to the system and fetch it anew: a third of the writer's time.
-    memory = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
-    arguments = [*map(str, descriptors), str(os.getpid()), str(commit_seconds)]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "rmtnet.writer", *arguments],
-        pass_fds=descriptors,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**os.environ, **threads, **memory, "PYTHONPATH": path},
-    )
-
-
-def _serve_and_hang_up(writer: Writer, connection: Connection, wake: int) -> None:
-    try:
-        serve(writer, connection, wake)
-    finally:
-        connection.close()
-        os.close(wake)

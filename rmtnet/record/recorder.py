@@ -116,7 +116,7 @@ class Recorder:
         self._link: Link | None = None
         if ranks.is_leader():
             size = self._layers.ring_bytes(buffer_bytes)
-            self._link = Link(self.path, size, commit_seconds=commit_seconds, process=process)
+            self._link = Link(self.path.absolute(), size, commit_seconds=commit_seconds, process=process)
             if self._layers.device.type == "cuda":
                 self._link.copies = DeviceCopies(self._link.ring.memory, self._layers.device)
         try:

@@ -1,22 +1,12 @@
-"""The process that writes a run: it takes rows out of the ring and puts them into the store.  It knows no torch.
-
-The trainer asks for things over a connection (``(number, method, arguments)`` -> ``(number, failed, result)``) and puts
-rows into the ring.  Whatever ends the trainer ends the connection: then what the ring holds is committed, and the
-process ends too.
-"""
+"""What the writer does with one run."""
 
 import contextlib
 import json
 import math
-import os
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -24,75 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtnet.ring import FAILED, WAITING, Record, Ring
-from rmtnet.spectra import singular_values
-from rmtnet.store.precision import rounded
 from rmtnet.store.schema import rows_a_chunk
 from rmtnet.store.writing import RunWriter
+from rmtnet.writer.layouts import METRICS, NOTES, PIECE, ROWS, Layout
 
-ROWS, PIECE, METRICS, NOTES = 1, 2, 3, 4
-_LOOK = 0.5
-"""Seconds after which an idle writer looks whether its trainer lives: a forked child may hold the connection open."""
 _RETRY = 1.0
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One variable's part of a record."""
-
-    group: str
-    axis: str
-    variable: str
-    shape: tuple[int, ...]
-    dtype: str
-    offset: int
-    piece: int | None = None
-    """Which of the chunks that cut the row; None for a whole row."""
-    spectrum: bool = False
-    """Whether the singular values of what is there are stored, not itself."""
-    precision: str | None = None
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-    def values(self, payload: NDArray[np.uint8]) -> NDArray[Any]:
-        """A view of the variable's part."""
-        return payload[self.offset : self.offset + self.size].view(self.dtype).reshape(self.shape)
-
-    def stored(self, payload: NDArray[np.uint8]) -> NDArray[Any]:
-        """What is put into the store."""
-        values = self.values(payload)
-        if not self.spectrum:
-            return rounded(values, self.precision)
-        blocks, *sides = self.shape
-        if not np.isfinite(values).all():  # a training that diverged goes on being recorded
-            return np.full((blocks, min(sides)), np.nan)
-        return singular_values(values)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a record holds."""
-
-    entries: tuple[Entry, ...]
-    streamed: tuple[tuple[str, str], ...] = ()
-    """(group, axis) of the rows whose pieces came before, and that are whole now."""
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes."""
-        return max((entry.offset + entry.size for entry in self.entries), default=0)
-
-    @cached_property
-    def axes(self) -> set[tuple[str, str]]:
-        """(group, axis) of the rows."""
-        return {*self.streamed, *((entry.group, entry.axis) for entry in self.entries)}
-
-
 class Writer:
-    """What the process does with one run."""
+    """Takes records out of a ring and commits them; what is not committed stays there."""
 
     def __init__(self, ring: Ring, commit_seconds: float = 10.0):
         self.ring = ring
@@ -306,59 +237,3 @@ class Writer:
             names = dict.fromkeys(name for row in merged.values() for name in row)
             columns = {name: np.array([row.get(name, np.nan) for row in merged.values()]) for name in names}
             self._run.append_metrics(list(merged), columns)
-
-
-def serve(writer: Writer, connection: Connection, wake: int, trainer: int | None = None) -> None:
-    """Write until the trainer closes the run, or is no more.
-
-    Parameters
-    ----------
-    wake : descriptor that becomes readable when something was published
-    trainer : its process; None if it is this one
-    """
-    while True:
-        try:
-            wait([connection, wake], _LOOK)
-            _drain(wake)
-            if connection.poll():
-                request = connection.recv()
-                if _answer(writer, connection, *request):
-                    return
-            writer.take()
-            writer.commit_in_time()
-            if trainer is not None and os.getppid() != trainer:
-                raise EOFError
-        except (EOFError, ConnectionError):
-            writer.end()
-            return
-
-
-def _answer(writer: Writer, connection: Connection, number: int, method: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether that was the end."""
-    try:
-        reply = (number, False, getattr(writer, method)(*arguments))
-    except Exception as error:
-        reply = (number, True, error)
-    connection.send(reply)
-    return method == "close" and not reply[1]
-
-
-def _drain(wake: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while os.read(wake, 65536):
-            pass
-
-
-def main(ring: int, connection: int, wake: int, trainer: int, commit_seconds: float) -> None:
-    """The process: its arguments are descriptors that it inherited, and the trainer's number."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    writer = Writer(Ring(ring), commit_seconds)
-    try:
-        serve(writer, Connection(connection), wake, trainer)
-    except SystemExit:
-        writer.end()
-
-
-if __name__ == "__main__":
-    ring, connection, wake, trainer = map(int, sys.argv[1:5])
-    main(ring, connection, wake, trainer, float(sys.argv[5]))
