@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.weight_norm import WeightNorm
 
 _GATES = {nn.LSTM: "ifgo", nn.LSTMCell: "ifgo", nn.GRU: "rzn", nn.GRUCell: "rzn"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -48,6 +49,10 @@ class Matrix:
     @property
     def tensor(self) -> torch.Tensor:
         """The parameter as it is now: looked up anew, for modules may replace it."""
+        if self.owner._forward_pre_hooks:
+            made = _made_by_hook(self.owner, self.attribute)
+            if made is not None:
+                return made
         tensor: torch.Tensor = getattr(self.owner, self.attribute)
         return tensor
 
@@ -60,8 +65,17 @@ class Matrix:
 
     @property
     def gradient(self) -> torch.Tensor | None:
-        """The parameter's gradient, None if it has none now."""
-        return self.tensor.grad if self.tensor.is_leaf else None
+        """The parameter's gradient, None if it has none now: of an effective weight only pruning tells it."""
+        pruned = getattr(self.owner, f"{self.attribute}_orig", None)
+        if pruned is not None:
+            return pruned.grad  # the mask has been applied to it
+        tensor = self.tensor
+        return tensor.grad if tensor.is_leaf else None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether there can be one."""
+        return hasattr(self.owner, f"{self.attribute}_orig") or self.tensor.is_leaf
 
     @property
     def gates(self) -> torch.Tensor | None:
@@ -107,11 +121,29 @@ def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     if isinstance(module, parametrize.ParametrizationList):
         return {}
     effective = {name: getattr(module, name) for name in _effective(module)}
-    return {**dict(module.named_parameters(recurse=False)), **effective}
+    factors = {f"{name}{suffix}" for name in effective for suffix in ("_orig", "_g", "_v")}
+    own = {name: tensor for name, tensor in module.named_parameters(recurse=False) if name not in factors}
+    return {**own, **effective}
 
 
 def _effective(module: nn.Module) -> list[str]:
-    return list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    """Names of tensors that a module makes from other ones: by parametrisation, pruning, or weight_norm of old."""
+    made = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    hooks = module._forward_pre_hooks.values()
+    made += [hook._tensor_name for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
+    return made + [hook.name for hook in hooks if isinstance(hook, WeightNorm)]
+
+
+def _made_by_hook(module: nn.Module, attribute: str) -> torch.Tensor | None:
+    """A tensor that else is made in the forward pass: after an optimizer's step the module's own is the old one."""
+    with torch.no_grad():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == attribute:
+                return hook.apply_mask(module)
+            if isinstance(hook, WeightNorm) and hook.name == attribute:
+                made: torch.Tensor = hook.compute_weight(module)
+                return made
+    return None
 
 
 def select(model: nn.Module, layers: Iterable[str] | None) -> list[Matrix]:

@@ -452,13 +452,57 @@ def test_a_vanished_folder_does_not_come_back_as_rubbish(tmp_path):
 def test_closing_twice_does_nothing_and_a_closed_recorder_is_not_attached_again(tmp_path):
     model, optimizer, _ = small()
     recorder = Recorder(model, tmp_path / "run.zarr").attach(optimizer)
-    with pytest.raises(ValueError, match="is attached already"):
-        recorder.attach(optimizer)
     recorder.close()
     recorder.close()
-    with pytest.raises(ValueError, match="is closed already"):
+    with pytest.raises(ValueError, match="is closed"):
         recorder.attach(optimizer)
     assert steps_of(tmp_path / "run.zarr") == [0]
+
+
+def test_an_attached_recorder_goes_on_with_another_optimizer(tmp_path):
+    model, optimizer, inputs = small()
+    with Recorder(model, tmp_path / "run.zarr").attach(optimizer) as recorder:
+        train(model, optimizer, inputs, 2)
+        other = torch.optim.Adam(model.parameters())
+        recorder.attach(other)
+        train(model, other, inputs, 2)
+        optimizer.step()
+    assert steps_of(tmp_path / "run.zarr") == [0, 1, 2, 3, 4]
+
+
+def test_an_optimizer_of_another_model_is_noticed(tmp_path, caplog):
+    model, optimizer, _ = small()
+    with Recorder(model, tmp_path / "own.zarr").attach(optimizer):
+        assert caplog.text == ""
+    with Recorder(model, tmp_path / "run.zarr").attach(small()[1]):
+        assert "none of the recorded layers is trained by this optimizer" in caplog.text
+
+
+def test_an_attach_that_fails_gives_the_run_back(tmp_path):
+    model, optimizer, _ = small()
+    Recorder(model, tmp_path / "run.zarr").close()
+
+    def when(step):
+        raise KeyError("loss")
+
+    with pytest.raises(KeyError):
+        Recorder(model, tmp_path / "run.zarr", mode="resume", when=when).attach(optimizer)
+    Recorder(model, tmp_path / "run.zarr", mode="resume").close()
+
+
+def test_a_resumed_run_says_what_it_no_longer_records(tmp_path, caplog):
+    model, optimizer, inputs = small()
+    with Recorder(model, tmp_path / "run.zarr", what=("weights", "updates")).attach(optimizer):
+        train(model, optimizer, inputs, 1)
+    Recorder(model, tmp_path / "run.zarr", mode="resume").close()
+    assert "holds updates too, which are not recorded from here on" in caplog.text
+
+
+def test_a_run_that_this_process_writes_already_is_refused_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.lock, "_WAIT", 0.1)
+    model, _, _ = small()
+    with Recorder(model, tmp_path / "run.zarr"), pytest.raises(store.RunLocked, match="close its other recorder"):
+        Recorder(model, tmp_path / "run.zarr", mode="resume")
 
 
 def test_a_negative_step_is_refused(tmp_path):

@@ -10,10 +10,11 @@ import torch
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
+from torch.nn.utils import prune
 
 from rmtnet import record, store
 from rmtnet.layers import BlockDiagonalLinear
-from rmtnet.schedules import at, each_seconds, every
+from rmtnet.schedules import at, each_epoch, each_seconds, every
 
 Recorder = partial(record.Recorder, process=False)
 
@@ -205,17 +206,17 @@ def test_a_layer_that_changes_its_form_goes_on_as_another_one(tmp_path):
     run = store.open_run(path)
     assert run.forms("0") == ["0@0", "0@1"]
     assert run["0@0"]["step"].values.tolist() == [0, 1, 2, 3] and run["0@0"].shape[1:] == (1, 4, 6)
-    assert run["0@1"]["step"].values.tolist() == [4, 5, 6] and run["0@1"].shape[1:] == (2, 2, 3)
+    assert run["0@1"]["step"].values.tolist() == [3, 4, 5, 6] and run["0@1"].shape[1:] == (2, 2, 3)
     assert run["1"]["step"].values.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert_array_equal(run["0@1"][0], model[0].weight.detach())
+    assert_array_equal(run["0@1"][-1], model[0].weight.detach())
     weights = group(path, "weights")
     assert weights["0"].dims[0] == "0_step" and weights["1"].dims[0] == "step"
-    assert group(path, "spectra")["0@1"].shape == (3, 2, 2)
+    assert group(path, "spectra")["0@1"].shape == (4, 2, 2)
     # A training that goes on with the packed model, and one that goes back to before it was packed.
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with Recorder(model, path, what=("weights", "spectra", "updates"), mode="resume").attach(optimizer, step=6):
         optimizer.step()
-    assert store.open_run(path)["0@1"]["step"].values.tolist() == [4, 5, 6, 7]
+    assert store.open_run(path)["0@1"]["step"].values.tolist() == [3, 4, 5, 6, 7]
     dense = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     optimizer = torch.optim.SGD(dense.parameters(), 0.1)
     with Recorder(dense, path, what=("weights", "spectra", "updates"), mode="resume").attach(optimizer, step=2):
@@ -223,6 +224,89 @@ def test_a_layer_that_changes_its_form_goes_on_as_another_one(tmp_path):
     run = store.open_run(path)
     assert run["0@0"]["step"].values.tolist() == [0, 1, 2, 3] and run["1"]["step"].values.tolist() == [0, 1, 2, 3]
     assert run["0@1"].sizes["step"] == 0
+
+
+def test_what_replaces_a_layer_is_recorded_from_where_it_begins(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    what = ("weights", "updates", "moments")
+    with Recorder(model, tmp_path / "run.zarr", what=what).attach(optimizer):
+        optimizer.step()
+        before = model[0].weight.detach().numpy().copy()
+        packed(model)
+        after = model[0].weight.detach().numpy().copy()
+        optimizer.step()
+    run = store.open_run(tmp_path / "run.zarr")
+    assert run["0@0"]["step"].values.tolist() == [0, 1] and run["0@1"]["step"].values.tolist() == [1, 2]
+    assert_array_equal(run["0@0"][1, 0], before)
+    assert_array_equal(run["0@1"][0], after)
+    # The step after the change is told of the new form alone.
+    assert run.updates["0@0"]["step"].values.tolist() == [0] and run.updates["0@1"]["step"].values.tolist() == [1]
+
+
+@pytest.mark.parametrize("moment", ["before", "while"])
+@pytest.mark.parametrize("way", ["prune", "weight_norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_weight_made_in_the_forward_pass_is_recorded_as_it_is_used(tmp_path, way, moment):
+    training = small(torch.optim.SGD)
+    layer, used = training.model[0], {}
+
+    def change():
+        if way == "prune":
+            prune.l1_unstructured(layer, "weight", 0.5)
+        else:
+            nn.utils.weight_norm(layer)
+        training.optimizer.param_groups[0]["params"] = list(training.model.parameters())
+
+    def use(module, *_):
+        used[recorder.step] = module.weight.detach().clone()
+
+    layer.register_forward_hook(use)
+    if moment == "before":
+        change()
+    what = ("weights", "gradients", "updates", "moments")
+    with Recorder(training.model, tmp_path / "run.zarr", layers=["0"], what=what).attach(
+        training.optimizer
+    ) as recorder:
+        for step in range(6):
+            if step == 3 and moment == "while":
+                change()
+            training.optimizer.zero_grad()
+            training.model(training.inputs).square().mean().backward()
+            training.optimizer.step()
+    run = store.open_run(tmp_path / "run.zarr")
+    first = 0 if moment == "before" else 4  # the change comes after the row of step 3
+    for step in range(first, 6):
+        assert_array_equal(run["0"].sel(step=step)[0], used[step])
+        if step < 5:
+            assert_allclose(run.updates["0"].sel(step=step)[0], used[step + 1] - used[step], atol=1e-7)
+            assert run.moments["0"]["var_dw"].sel(step=step) > 0
+    gradients = run.gradients["0"].sel(step=slice(first, None))
+    if way == "prune":
+        assert np.isfinite(gradients).all() and ((gradients == 0).mean() == 0.5)
+    else:
+        assert np.isnan(gradients).all()
+
+
+def test_a_layer_that_can_have_no_gradient_is_named(tmp_path, caplog):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Recorder(model, tmp_path / "run.zarr", what="gradients").attach(optimizer):
+        pass
+    assert "0: made from other parameters, it has no gradient" in caplog.text
+
+
+def test_an_epoch_schedule_goes_on_in_a_resumed_run(tmp_path):
+    training = small()
+    path = tmp_path / "run.zarr"
+    for mode, start in (("x", 0), ("resume", 6)):
+        with Recorder(training.model, path, when=each_epoch(), mode=mode).attach(
+            training.optimizer, step=start
+        ) as recorder:
+            for step in range(start, start + 6):
+                recorder.epoch = (step + 1) / 4
+                training.train(1)
+    assert store.open_run(path).steps.values.tolist() == [0, 4, 8, 12]
 
 
 def test_a_parameter_of_another_shape_is_another_form(tmp_path):
@@ -239,7 +323,7 @@ def test_a_parameter_of_another_shape_is_another_form(tmp_path):
 def test_a_layer_that_is_gone_is_named(tmp_path):
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    gone = pytest.raises(ValueError, match="layer '1' is gone from the model at step 1; there are 0")
+    gone = pytest.raises(ValueError, match="layer '1' is gone from the model at step 0; there are 0")
     with gone, Recorder(model, tmp_path / "run.zarr").attach(optimizer):
         model[1] = nn.Identity()
         optimizer.step()

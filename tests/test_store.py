@@ -720,6 +720,12 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         store.load(store.open_run(path)["ip1"], path, "layer 'ip1'")
 
 
+def test_the_schema_is_no_attribute_to_give(tmp_path):
+    with pytest.raises(ValueError, match="must not hold 'rmtnet_schema'"):
+        RunWriter.create(tmp_path / "run.zarr", {SCHEMA_KEY: 7})
+    assert not (tmp_path / "run.zarr").exists()
+
+
 @pytest.mark.parametrize("trick", ["name", "link"])
 def test_a_writer_of_a_hostile_run_touches_nothing_outside(tmp_path, trick):
     path, other = tmp_path / "run.zarr", tmp_path / "other"

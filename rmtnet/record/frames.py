@@ -114,7 +114,8 @@ def columns(source: Source, group: str, *, in_writer: bool) -> list[Column]:
     values: Callable[[], Values] = {"weights": source.weights, "gradients": source.gradient, "updates": source.update}[
         group
     ]
-    return [Column(entry(dtype=str(source.matrix.dtype), precision=source.precision), values)]
+    precision = source.precision if group == "weights" else None
+    return [Column(entry(dtype=str(source.matrix.dtype), precision=precision), values)]
 
 
 def _packed(columns: Sequence[Column]) -> Layout:

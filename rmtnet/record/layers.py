@@ -1,6 +1,7 @@
 """The layers that are recorded: which are due, what their rows are made of, and which have changed their form."""
 
 import copy
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from rmtnet.record.sources import Source
 from rmtnet.schedules import Moment, Schedule, as_schedule
 from rmtnet.store import TRANSITIONS, RowSpec, check_unique
 
+_log = logging.getLogger(__name__)
 _NEEDS_BEFORE = {"updates", "moments"}
 _STATE = "schedule_state"
 _FEWEST_ROWS, _LEAST_RING = 128, 16 * 2**20
@@ -175,6 +177,20 @@ class Layers:
             for number, own_steps, held in forms.get(name, []):
                 if held == source.spec.rows().signature:
                     source.form, source.own_steps = number, own_steps
+
+    def left_out(self, groups: Iterable[str]) -> list[str]:
+        """Of what a run holds of layers, that which is not recorded now."""
+        return [group for group in groups if group != "metrics" and group not in self._quantities]
+
+    def warn_of_strangers(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Say when none of these optimizers trains any of the layers, or a layer has no gradient to record."""
+        trained = {id(parameter) for each in optimizers for group in each.param_groups for parameter in group["params"]}
+        matrices = [source.matrix for source in self._sources.values()]
+        if not any(id(parameter) in trained for matrix in matrices for parameter in matrix.owner.parameters()):
+            _log.warning("none of the recorded layers is trained by this optimizer: is it another model's?")
+        blind = [matrix.name for matrix in matrices if not matrix.has_gradient]
+        if blind and {"gradients", "moments"} & set(self._quantities):
+            _log.warning("%s: made from other parameters, it has no gradient: NaN is recorded", ", ".join(blind))
 
     def have_moved(self) -> bool:
         """Whether modules were replaced since the layers were looked up."""

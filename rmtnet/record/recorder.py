@@ -64,7 +64,7 @@ class Recorder:
     step : optimizer steps done
     epoch : for schedules; set it, or log a metric of that name
     stalls, stalled_seconds : how often and how long the training waited for the disk
-    dropped : steps that were due and could not be recorded, with ``on_error="warn"``
+    dropped : due steps for which the buffer had no room, with ``on_error="warn"``
 
     Raises
     ------
@@ -148,7 +148,7 @@ class Recorder:
 
         Parameters
         ----------
-        optimizer : or several, each of whose steps counts
+        optimizer : or several, each of whose steps counts; a recorder that is attached goes on with these
         step : optimizer steps already done; by default 0 in a new run, the last committed step in a resumed one.  Rows
             that the run holds beyond it (the training starts from an earlier checkpoint) are first copied to
             ``<run>.superseded-<k>.zarr``.
@@ -156,20 +156,25 @@ class Recorder:
         Raises
         ------
         ValueError
-            If ``step`` is negative, or the recorder is attached or closed already.
+            If ``step`` is negative, or the recorder is closed already.
         """
         optimizers = optimizers_of(optimizer)
         step = self.step if step is None else step
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
-        if self._steps or self._closed:
-            state = "closed" if self._closed else "attached"
-            raise ValueError(f"the recorder of {self.path} is {state} already: make another one")
-        self._send_logged()
-        self._layers.start(ranks.led(lambda: self._rewind(step)))
-        self.step, self._started = step, time.monotonic()
+        self._check_open()
+        if self._steps:
+            self._steps.remove()
+        try:
+            self._send_logged()
+            self._layers.start(ranks.led(lambda: self._rewind(step)))
+            self.step, self._started = step, time.monotonic()
+            self._observe_if_due()
+        except BaseException:
+            self.close()  # nobody else would
+            raise
+        self._layers.warn_of_strangers(optimizers)
         self._steps = Steps(optimizers, self._before_step, self._after_step)
-        self._observe_if_due()
         return self
 
     def observe(self) -> None:
@@ -207,7 +212,10 @@ class Recorder:
         """
         if self._link and not self._closed:
             self._send_logged()
-            self._link.ask("flush")
+            try:
+                self._link.ask("flush")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
 
     def close(self) -> None:
         """Flush, stop observing and give the run back; closing twice does nothing."""
@@ -259,6 +267,8 @@ class Recorder:
         self._link.open(mode, attributes, options)
         self._layers.restore(self._link.ask("attributes"))
         self._layers.adopt(self._link.ask("forms"))
+        if left := self._layers.left_out(self._link.ask("groups")):
+            _log.warning("%s holds %s too, which are not recorded from here on", self.path, ", ".join(left))
         self._link.ask("declare", self._layers.specs(), self._codec)
         self._known = set(self._link.ask("metrics"))
         return self._committed()
@@ -282,8 +292,11 @@ class Recorder:
         return Moment(self.step, epoch=self.epoch, seconds=time.monotonic() - self._started, metrics=self._metrics)
 
     def _before_step(self) -> None:
-        if os.getpid() == self._pid:
-            self._layers.keep_before()
+        if os.getpid() != self._pid:
+            return
+        if self._layers.have_moved():
+            self._record_state()  # what was replaced since the last step begins with this one
+        self._layers.keep_before()
 
     def _after_step(self) -> None:
         if os.getpid() != self._pid:

@@ -45,21 +45,23 @@ class Source:
 
     def _look(self) -> None:
         layout, matrix = self.matrix.layout, self.matrix
-        attributes = dict(described(matrix))
-        if self.precision:
-            attributes["precision"] = self.precision
         self._seen, self.shape = None, matrix.shape
-        self.spec = MatrixSpec(
-            name=matrix.name, shape=matrix.shape, dtype=stored_dtype(matrix.dtype, self.precision), form=layout.form,
+        self.exact = MatrixSpec(
+            name=matrix.name, shape=matrix.shape, dtype=matrix.dtype, form=layout.form,
             out_features=layout.out_features, in_features=layout.in_features, block_row=layout.block_row,
-            block_col=layout.block_col, attributes=attributes,
+            block_col=layout.block_col, attributes=dict(described(matrix)),
         )  # fmt: skip
         """What a store must know of the layer."""
+        self.spec = self.exact
+        if self.precision:
+            told = {**self.exact.attributes, "precision": self.precision}
+            self.spec = replace(self.exact, dtype=stored_dtype(matrix.dtype, self.precision), attributes=told)
 
     def specs(self, quantity: str) -> list[RowSpec]:
         """The variables of a quantity."""
         if quantity in MATRICES:
-            return [self.spec.rows(quantity, form=self.form, own_steps=self.own_steps)]
+            spec = self.spec if quantity == "weights" else self.exact
+            return [spec.rows(quantity, form=self.form, own_steps=self.own_steps)]
         attributes: dict[str, Any] = {"long_name": f"{quantity} of {self.matrix.name}"}
         plain = RowSpec(
             quantity, self.matrix.name, form=self.form, own_steps=self.own_steps or self.form > 0, attributes=attributes

@@ -93,6 +93,8 @@ class _EachEpoch(_Memory):
 
     def _due(self, moment: Moment) -> bool:
         if moment.epoch is None and moment > 0:
+            if self._asked is None and self.memory is not None:
+                return False  # a resumed run, whose loop has told nothing yet
             raise ValueError(f"{self}: the epoch is not known: set recorder.epoch in the loop")
         # A fraction of an epoch that was added up may end a rounding below the whole.
         periods = math.floor((moment.epoch or 0) / self.n + 1e-6)

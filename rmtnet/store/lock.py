@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import IO
 
 _WAIT = 10.0
+owner: int | None = None
+"""The process for which this one writes; None if for itself."""
 
 
 class RunLocked(OSError):
@@ -32,12 +34,18 @@ def acquire(run: Path) -> IO[str]:
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
-                file.seek(0)
-                owner = file.read().strip() or "an unknown process"
-                file.close()
-                raise RunLocked(f"{run}: {owner} is writing this run; stop it, or record elsewhere") from None
+                raise RunLocked(f"{run}: {_held_by(file)}, or record elsewhere") from None
             time.sleep(0.05)
     file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    file.write(f"pid {owner or os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def _held_by(file: IO[str]) -> str:
+    with file:
+        file.seek(0)
+        held = file.read().strip() or "an unknown process"
+    if held == f"pid {owner or os.getpid()} on {socket.gethostname()}":
+        return f"this process ({held}) is writing this run already; close its other recorder"
+    return f"{held} is writing this run; stop it"

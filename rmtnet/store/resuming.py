@@ -31,7 +31,7 @@ def check_same(run: Path, record: CommitRecord, read: Read, asked: Sequence[RowS
         if was != now:
             raise ValueError(
                 f"{run}: layer {spec.name!r} is {_text(was)} in the run, {_text(now)} in the model: "
-                "resume with the same model"
+                "resume with the same model and precision"
             )
         if places != asked_places:
             raise ValueError(

@@ -32,10 +32,10 @@ class Recorded:
 
     @property
     def gaps(self) -> list[tuple[int, int]]:
-        """Neighbouring steps at least twice as far apart as the pairs before and after them."""
+        """Neighbouring steps at least twice as far apart as the pairs before and after them, which are alike."""
         distances = np.diff(self.steps)
-        inner = distances[1:-1]
-        wide = np.flatnonzero((inner >= 2 * distances[:-2]) & (inner >= 2 * distances[2:])) + 1
+        before, inner, after = distances[:-2], distances[1:-1], distances[2:]
+        wide = np.flatnonzero((inner >= 2 * before) & (before == after)) + 1
         return [(int(self.steps[i]), int(self.steps[i + 1])) for i in wide]
 
 

@@ -39,7 +39,8 @@ def open_runs(
     ValueError
         If there are no runs, no layer or no step is common to all, or a layer of ``layers`` differs in shape.
     """
-    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    given = [runs] if isinstance(runs, str | Path | Run) else runs
+    opened = [run if isinstance(run, Run) else open_run(run) for run in given]
     if not opened:
         raise ValueError("open_runs needs at least one run, got none")
     if group not in DIMS:

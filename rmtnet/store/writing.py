@@ -91,6 +91,8 @@ class RunWriter:
             If something is at ``path``; with ``overwrite`` only if it is not a run.
         """
         path = Path(path)
+        if SCHEMA_KEY in (attributes or {}):
+            raise ValueError(f"attributes must not hold {SCHEMA_KEY!r}, which tells the store's own form")
         if path.exists() or path.is_symlink():
             _check_replaceable(path, overwrite)
         partial = path.with_name(path.name + ".partial")
@@ -183,6 +185,11 @@ class RunWriter:
     def attributes(self) -> dict[str, Any]:
         """What the run says of itself."""
         return self._record.attributes
+
+    @property
+    def groups(self) -> list[str]:
+        """Those that hold rows."""
+        return list(dict.fromkeys(axis.partition("/")[0] for axis in self._record.axes if self._record.length(axis)))
 
     def length(self, group: str, axis: str = "step") -> int:
         """Committed rows of a group."""

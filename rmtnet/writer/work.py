@@ -86,6 +86,10 @@ class Writer:
         """The forms of the layers."""
         return self._run.forms()
 
+    def groups(self) -> list[str]:
+        """What the run holds rows of."""
+        return self._run.groups
+
     def attributes(self) -> dict[str, Any]:
         """What the run says of itself."""
         return self._run.attributes
