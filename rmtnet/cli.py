@@ -154,7 +154,7 @@ def analyze(
 
     if output:
         results.check_target(output)
-    runs, sisters = _opened(paths), [store.open_run(path) for path in references]
+    runs, sisters = _with_rows(_opened(paths)), [store.open_run(path) for path in references]
     with terminal.status() as progress:
         found = analysis.analyze_runs(
             runs, references=sisters, layers=layers, steps=steps, also=_words(also), progress=progress
@@ -315,6 +315,20 @@ def fetch(name: str) -> None:
 
     paths = datasets.fetch(name)
     click.echo("\n".join(map(str, paths)) or f"{name} is {datasets.locate(name)}: nothing to fetch")
+
+
+def _with_rows(runs: "list[Run]") -> "list[Run]":
+    """The runs that hold matrices to analyse, the others named; all of them if none does."""
+
+    def has_rows(run: "Run") -> bool:
+        groups = [group for group in ("weights", "spectra") if group in run.groups]
+        return any(rows.sizes["step"] for group in groups for rows in run.layers(group).values())
+
+    held = [has_rows(run) for run in runs]
+    for run, holds in zip(runs, held, strict=True):
+        if any(held) and not holds:
+            click.echo(f"rmtnet: {run.path}: holds neither weights nor singular values: left out", err=True)
+    return [run for run, holds in zip(runs, held, strict=True) if holds or not any(held)]
 
 
 def _opened(paths: Iterable[str]) -> list["Run"]:

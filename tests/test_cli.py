@@ -472,3 +472,23 @@ def test_bad_options_of_the_store_commands_are_one_line(tmp_path):
     ]:
         assert message in rmtnet("store", *arguments, code=2).stderr
     assert open_run(path).steps.size == 5
+
+
+def test_runs_without_matrices_are_left_out_and_named(tmp_path):
+    from rmtnet.store import MatrixSpec, RowSpec, RunWriter
+
+    spec = MatrixSpec("ip1", (1, 6, 8), np.dtype("float32"), "dense", 6, 8)
+    for name in ("full", "empty", "norms"):
+        with RunWriter.create(tmp_path / f"{name}.zarr") as writer:
+            writer.declare([RowSpec("norms", "ip1")] if name == "norms" else [spec])
+            if name == "full":
+                writer.append([0], {"ip1": np.random.default_rng(0).normal(size=(1, 1, 6, 8)).astype("float32")})
+            elif name == "norms":
+                writer.append([0], {"ip1": np.ones(1)}, group="norms")
+            writer.commit()
+    result = CliRunner().invoke(cli.main, ["analyze", *(str(path) for path in sorted(tmp_path.glob("*.zarr")))])
+    assert result.exit_code == 0, result.output
+    left_out = [line for line in result.stderr.splitlines() if "holds neither weights nor singular values" in line]
+    assert len(left_out) == 2 and "empty.zarr" in left_out[0] and "norms.zarr" in left_out[1]
+    result = CliRunner().invoke(cli.main, ["analyze", str(tmp_path / "norms.zarr")])
+    assert result.exit_code == 2 and "norms: neither weights nor singular values were recorded" in result.stderr

@@ -74,7 +74,9 @@ def _chosen(runs: Sequence[Run], layers: Sequence[str], steps: str | None) -> di
         raise ValueError(f"two runs are named {twice!r}: rename one of the folders")
     chosen = {run.name: chosen_layers(run, layers, steps) for run in runs}
     if not any(chosen.values()):
-        recorded = ", ".join(dict.fromkeys(name for run in runs for name in layer_names(run))) or "none"
+        recorded = ", ".join(dict.fromkeys(name for run in runs for name in layer_names(run)))
+        if not recorded:
+            raise ValueError(f"{', '.join(names)}: neither weights nor singular values were recorded")
         raise ValueError(f"no layer matches {' or '.join(map(repr, layers))}; recorded are {recorded}")
     return chosen
 

@@ -13,7 +13,7 @@ def plot_variance(results: xr.Dataset, *, layer: str, ax: Axes, label: str = "b 
     Of runs that hold spectra in place of weights the second moment, all that their singular values tell.
     """
     name = "variance"
-    if "second_moment" in results and not layer_values(results, name, layer=layer).notnull().any():
+    if "second_moment" in results and results[name].sel(layer=layer).isnull().all():
         name = "second_moment"
     plot_groups(layer_values(results, name, layer=layer), results, layer=layer, ax=ax, label=label)
     ax.set(xlabel="iteration", ylabel=f"{name.replace('_', ' ')} of {layer}")
