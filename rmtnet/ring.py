@@ -55,9 +55,9 @@ class Ring:
     def create(cls, size: int) -> "Ring":
         """A ring of at least ``size`` bytes, all reserved now: a full memory shows here, not in mid-training."""
         size = -(-size // _ALIGN) * _ALIGN + _ALIGN
-        if hasattr(os, "memfd_create"):
+        try:
             file = os.memfd_create("rmtnet")
-        else:
+        except (AttributeError, OSError):  # another system, or a sandbox that refuses it
             file, name = tempfile.mkstemp(prefix="rmtnet-")
             os.unlink(name)
         os.posix_fallocate(file, 0, size)
@@ -80,7 +80,7 @@ class Ring:
     def reserve(self, kind: int, step: int, layout: int, size: int) -> Bytes | None:
         """Room for a record's payload of ``size`` bytes, or None while there is none; :meth:`publish` it, filled."""
         length = _ALIGN + -(-size // _ALIGN) * _ALIGN
-        if length > self.size:
+        if 2 * length > self.size + _ALIGN:  # it might never fit, wherever an empty ring begins
             raise ValueError(
                 f"a record of {size} bytes does not fit into a buffer of {self.size}: enlarge buffer_bytes"
             )

@@ -388,7 +388,8 @@ def test_a_precision_rounds_to_nearest(tmp_path, precision, bits):
         ({"codec": "gzip"}, "codec must be 'none', 'lz4', 'zstd' or 'delta', got 'gzip'"),
         ({"precision": "int8"}, "precision must be 'float16', 'bfloat16' or 'bitround:<bits>'"),
         ({"precision": "bitround:0"}, "with 1 to 22 bits, got 'bitround:0'"),
-        ({"buffer_bytes": 5}, "buffer_bytes must be at least 1048576, got 5"),
+        ({"buffer_bytes": 5}, "buffer_bytes must be a whole number of at least 1048576, got 5"),
+        ({"commit_seconds": None}, "commit_seconds must not be negative, got None"),
         ({"on_error": "ignore"}, "on_error must be 'raise' or 'warn'"),
         ({"sync": "always"}, "sync must be 'never', 'close' or 'commit'"),
         ({"what": ()}, "what must be among"),
@@ -423,14 +424,139 @@ def test_files_are_forced_to_the_disk_when_asked(tmp_path, monkeypatch, sync):
     original = os.fsync
     monkeypatch.setattr("os.fsync", lambda file: (forced.append(os.readlink(f"/proc/self/fd/{file}")), original(file)))
     training = small()
-    with Recorder(training.model, tmp_path / "run.zarr", sync=sync).attach(training.optimizer) as recorder:
+    path = tmp_path / "run.zarr"
+    with Recorder(training.model, path, sync=sync).attach(training.optimizer) as recorder:
         training.train(2)
+        forced.clear()
         recorder.flush()
-        assert bool(forced) == (sync == "commit")
-    assert bool(forced) == (sync != "never")
-    if forced:
-        chunks = {str(path) for path in (tmp_path / "run.zarr/weights").rglob("c/**/*") if path.is_file()}
-        assert chunks <= set(forced) and any(".commit" in path for path in forced)
+        assert any("/c." in file for file in forced) == (sync == "commit")
+    if sync == "never":
+        assert forced == []
+        return
+    chunks = {str(file) for file in (path / "weights").rglob("c.*")}
+    assert chunks <= set(forced) and any(".commit" in file for file in forced)
+
+
+# --- what an outside reading found
+
+
+def test_a_run_whose_layers_share_their_steps_is_not_resumed_with_schedules_for_each(tmp_path):
+    training = small()
+    with Recorder(training.model, tmp_path / "run.zarr").attach(training.optimizer):
+        training.train(3)
+    with pytest.raises(ValueError, match="resume with one schedule for all, not one for"):
+        Recorder(training.model, tmp_path / "run.zarr", when={"0": every(1), "2": every(3)}, mode="resume")
+    assert store.open_run(tmp_path / "run.zarr").steps.values.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("what", ["spectra", "norms", "moments", "weights"])
+def test_steps_of_their_own_and_forms_are_known_to_a_resumed_run_whatever_it_holds(tmp_path, what):
+    torch.manual_seed(0)
+    path = tmp_path / "run.zarr"
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Recorder(model, path, what=what, when={"*": every(1)}).attach(optimizer):
+        for step in range(6):
+            if step == 3:
+                packed(model)
+            optimizer.step()
+    with Recorder(model, path, what=what, mode="resume") as recorder:
+        assert recorder.step == (5 if what == "moments" else 6)
+        recorder.attach(optimizer, step=6)
+        optimizer.step()
+    assert not list(tmp_path.glob("*superseded*"))
+    found = group(path, what)
+    last = 6 if what == "moments" else 7
+    assert found["0@1_step"].values.tolist() == list(range(3, last + 1)) and found["1_step"].values[-1] == last
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [(torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "foreach": True}), (torch.optim.LBFGS, {"max_iter": 3})],
+)
+def test_gradients_are_those_that_the_step_began_with_whatever_the_optimizer_does_to_them(tmp_path, kind, options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    optimizer, inputs, expected = kind(model.parameters(), lr=0.1, **options), torch.randn(8, 6), []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    with Recorder(model, tmp_path / "run.zarr", layers=["0"], what="gradients").attach(optimizer):
+        for _ in range(4):
+            closure()
+            expected.append(model[0].weight.grad.numpy().copy())
+            optimizer.step(closure) if kind is torch.optim.LBFGS else optimizer.step()
+    assert_array_equal(group(tmp_path / "run.zarr", "gradients")["0"][:, 0], expected)
+
+
+class Trainer:
+    def __init__(self):
+        self.file, self.now = open("/dev/null"), False  # noqa: SIM115  cannot be copied
+
+    def due(self, step):
+        return self.now
+
+
+def test_a_schedule_may_be_a_method_of_something_that_changes(tmp_path):
+    training, trainer = small(), Trainer()
+    with Recorder(training.model, tmp_path / "run.zarr", when=trainer.due).attach(training.optimizer):
+        for step in range(4):
+            trainer.now = step % 2 == 1
+            training.train(1)
+    trainer.file.close()
+    assert store.open_run(tmp_path / "run.zarr").steps.values.tolist() == [2, 4]
+
+
+def test_another_precision_in_mid_run_is_another_form(tmp_path):
+    training = small(torch.optim.SGD)
+    with Recorder(training.model, tmp_path / "run.zarr", layers=["0"]).attach(training.optimizer):
+        training.train(1)
+        training.model.double()
+        training.inputs = training.inputs.double()
+        training.train(1)
+    run = store.open_run(tmp_path / "run.zarr")
+    assert run["0@1"].dtype == np.float64
+    assert_array_equal(run["0@1"][-1, 0], training.weights[-1])
+
+
+def test_a_shape_that_changes_between_steps_with_updates_is_another_form(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Recorder(model, tmp_path / "run.zarr", what=("weights", "updates", "gradients")).attach(optimizer):
+        optimizer.step()
+        model[0].weight = nn.Parameter(torch.ones(2, 4))
+        optimizer.step()
+    run = store.open_run(tmp_path / "run.zarr")
+    assert run["0@1"]["step"].values.tolist() == [1, 2] and run.updates["0@1"]["step"].values.tolist() == [1]
+
+
+def test_two_writers_never_meet_where_a_folder_was_moved(tmp_path):
+    first, second = small(), small()
+    old = Recorder(first.model, tmp_path / "run.zarr").attach(first.optimizer)
+    (tmp_path / "run.zarr").rename(tmp_path / "old.zarr")
+    with Recorder(second.model, tmp_path / "run.zarr").attach(second.optimizer):
+        second.train(2)
+        with pytest.raises(OSError, match="moved or removed"):
+            old.flush()
+    with pytest.raises(OSError):
+        old.close()
+    assert store.open_run(tmp_path / "run.zarr").steps.values.tolist() == [0, 1, 2]
+
+
+def test_a_child_process_is_told_that_the_recorder_is_not_its_own(tmp_path, monkeypatch):
+    training = small()
+    with Recorder(training.model, tmp_path / "run.zarr").attach(training.optimizer) as recorder:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        for action in (recorder.observe, recorder.flush, lambda: recorder.log(loss=1.0)):
+            with pytest.raises(ValueError, match="belongs to process"):
+                action()
+        monkeypatch.undo()
+        training.train(1)
+    assert store.open_run(tmp_path / "run.zarr").steps.values.tolist() == [0, 1]
 
 
 # --- older runs

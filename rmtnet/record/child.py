@@ -71,13 +71,25 @@ class Child:
         with contextlib.suppress(OSError):
             os.close(self._bell)
         if self._process:
-            try:
-                self._process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            # Forked children may hold the other end open: then it is told by a signal.
+            for seconds, more in ((1.0, self._process.terminate), (_PATIENCE, self._process.kill)):
+                try:
+                    self._process.wait(seconds)
+                    return
+                except subprocess.TimeoutExpired:
+                    more()
+            self._process.wait()
         elif self._thread:
             self._thread.join(_PATIENCE)
+
+
+def fill_standard_files() -> None:
+    """Where a training was started without them, what is opened next must not become standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _started(descriptors: Sequence[int], commit_seconds: float) -> "subprocess.Popen[bytes]":
@@ -99,7 +111,7 @@ def _started(descriptors: Sequence[int], commit_seconds: float) -> "subprocess.P
 
 def _serve(writer: Writer, connection: "Connection[object, object]", wake: int) -> None:
     try:
-        serve(writer, connection, wake)
+        serve(writer, connection, wake, lambda: False)
     finally:
         connection.close()
         os.close(wake)

@@ -20,6 +20,7 @@ from rmtnet.store import TRANSITIONS, RowSpec, check_unique
 
 _log = logging.getLogger(__name__)
 _NEEDS_BEFORE = {"updates", "moments"}
+_NEEDS_GRADIENT = {"gradients", "moments"}
 _STATE = "schedule_state"
 _FEWEST_ROWS, _LEAST_RING = 128, 16 * 2**20
 
@@ -42,7 +43,7 @@ class Layers:
         check_unique(matrix.name for matrix in found)  # before an older run is overwritten
         self._sources = {matrix.name: self._source(matrix) for matrix in found}
         # A copy: what a schedule remembers of one run is nothing to another.
-        self._schedules = _schedules(copy.deepcopy(when), found)
+        self._schedules = copy.deepcopy(_schedules(when, found))
         self._distinct = list(dict.fromkeys(self._schedules.values()))
         self.ask_for_metrics = any(schedule.needs_agreement for schedule in self._distinct)
         """Whether a schedule may look at metrics, or remember something."""
@@ -120,6 +121,12 @@ class Layers:
             for name in self._due:
                 self._sources[name].keep_before()
 
+    def keep_gradients(self) -> None:
+        """Copy the gradients that the coming step uses, where they are to be told."""
+        if self._due and _NEEDS_GRADIENT & set(self._quantities):
+            for name in self._due:
+                self._sources[name].keep_gradient()
+
     def send_states(self, link: Link | None, step: int) -> None:
         """Send the rows of a step that tell of the weights themselves."""
         self._send(link, step, self._states)
@@ -128,7 +135,7 @@ class Layers:
         """Send the rows of a step that tell of what has just followed it."""
         self._send(link, step, self._transitions)
         for name in self._due:
-            self._sources[name].before = None
+            self._sources[name].before = self._sources[name].kept_gradient = None
 
     def start(self, last: Mapping[str, int]) -> None:
         """Begin behind the last committed step of each ``group/axis``."""
@@ -170,13 +177,28 @@ class Layers:
 
     # --- forms
 
-    def adopt(self, forms: Mapping[str, list[tuple[int, bool, object]]]) -> None:
-        """Go on with the forms that a run holds: (number, whether it has steps of its own, signature) of each layer."""
+    def adopt(self, forms: Mapping[str, list[tuple[str, int, bool, object]]]) -> None:
+        """Go on with the forms that a run holds: (group, number, whether it has steps of its own, signature).
+
+        Raises
+        ------
+        ValueError
+            If its layers share their steps and are now to have schedules of their own.
+        """
         for name, source in self._sources.items():
-            source.latest = max((number for number, _, _ in forms.get(name, [])), default=0)
-            for number, own_steps, held in forms.get(name, []):
-                if held == source.spec.rows().signature:
-                    source.form, source.own_steps = number, own_steps
+            held = [form for form in forms.get(name, []) if form[0] in self._quantities]
+            source.latest = max((number for _, number, _, _ in held), default=0)
+            wanted = {group: source.specs(group)[0].signature for group in self._quantities if source.specs(group)}
+            numbers = [number for group, number, _, signature in held if signature == wanted.get(group)]
+            if not numbers:
+                continue
+            source.form = max(numbers)
+            own = any(own for _, number, own, _ in held if number == source.form)
+            if self._own_steps and not own and not source.form:
+                raise ValueError(
+                    f"the layers of the run share their steps: resume with one schedule for all, not one for {name!r}"
+                )
+            source.own_steps = own
 
     def left_out(self, groups: Iterable[str]) -> list[str]:
         """Of what a run holds of layers, that which is not recorded now."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rmtnet.record.child import Child
+from rmtnet.record.child import Child, fill_standard_files
 from rmtnet.record.device import DeviceCopies
 from rmtnet.ring import FAILED, WAITING, Bytes, Ring
 from rmtnet.writer import METRICS, NOTES, Layout
@@ -45,6 +45,7 @@ class Link:
 
     def __init__(self, path: Path, size: int, *, commit_seconds: float, process: bool):
         self.path = path
+        fill_standard_files()
         self.ring = Ring.create(size)
         self.stalls, self.stalled_seconds = 0, 0.0
         self._commit_seconds, self._process = commit_seconds, process
@@ -111,8 +112,8 @@ class Link:
             return self._last_layout[1]  # the usual case: of 102 entries the hash takes its time
         if layout not in self._numbers:
             self.ask("layout", len(self._layouts), layout)
-            self._numbers[layout] = len(self._layouts)
             self._layouts.append(layout)
+            self._numbers[layout] = len(self._layouts) - 1
         self._last_layout = layout, self._numbers[layout]
         return self._numbers[layout]
 
@@ -223,6 +224,7 @@ class Link:
         self.ring.flags[WAITING] = 1
         try:
             while (room := self.ring.reserve(kind, step, layout, size)) is None:
+                self.settle(wait=True)  # a full ring may hold nothing that the writer sees
                 if self.failed:
                     raise WriterFailed(
                         errno.ENOSPC, f"no room for step {step} while nothing is written", str(self.path)
@@ -295,6 +297,13 @@ class Link:
             self._lost = True
         _log.warning("%s: its writer died; another one goes on with what it left", self.path)
         attributes, options = self._opened
-        self._broken = False
         self._start()
-        self._ask("open", str(self.path), "resume", attributes, options, self._layouts)
+        self._broken = False
+        try:
+            self._ask("open", str(self.path), "resume", attributes, options, self._layouts)
+        except (OSError, ValueError) as error:
+            self._broken = True
+            reason = getattr(error, "strerror", None) or error
+            raise WriterFailed(
+                errno.EIO, f"its writer died, and the run cannot be opened: {reason}", str(self.path)
+            ) from error

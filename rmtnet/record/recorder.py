@@ -100,7 +100,7 @@ class Recorder:
         process: bool = True,
     ):
         quantities = _checked(
-            model, what, precision, buffer_bytes, mode=mode, on_error=on_error, sync=sync, codec=codec
+            model, what, precision, buffer_bytes, commit_seconds, mode=mode, on_error=on_error, sync=sync, codec=codec
         )
         self.path = Path(path)
         self._layers = Layers(model, layers, when, quantities, precision)
@@ -174,7 +174,7 @@ class Recorder:
             self.close()  # nobody else would
             raise
         self._layers.warn_of_strangers(optimizers)
-        self._steps = Steps(optimizers, self._before_step, self._after_step)
+        self._steps = Steps(optimizers, self._before_step, self._with_gradients, self._after_step)
         return self
 
     def observe(self) -> None:
@@ -211,6 +211,7 @@ class Recorder:
             If it cannot be written; it names the run.
         """
         if self._link and not self._closed:
+            self._check_open()
             self._send_logged()
             try:
                 self._link.ask("flush")
@@ -228,12 +229,15 @@ class Recorder:
             if self.stalls:
                 _log.info("%s: waited %d times, %.1f s, for the disk", self.path, self.stalls, self.stalled_seconds)
             try:
-                self._send_logged()
-                self._link.close()
+                try:
+                    self._send_logged()
+                finally:
+                    self._link.close()
             except OSError as error:
+                named = OSError(error.errno, error.strerror or str(error), str(self.path))
                 if self._on_error == "raise":
-                    raise
-                self._warn(error)
+                    raise named from error
+                self._warn(named)
 
     def __enter__(self) -> Self:
         return self
@@ -293,18 +297,32 @@ class Recorder:
 
     def _before_step(self) -> None:
         if os.getpid() != self._pid:
-            return
+            return  # a forked child is not the training
         if self._layers.have_moved():
-            self._record_state()  # what was replaced since the last step begins with this one
-        self._layers.keep_before()
+            self._begin_new_forms()
+        try:
+            self._layers.keep_before()
+        except FormChanged:
+            self._begin_new_forms()
+            self._layers.keep_before()
+
+    def _with_gradients(self) -> None:
+        if os.getpid() == self._pid:
+            self._layers.keep_gradients()
 
     def _after_step(self) -> None:
         if os.getpid() != self._pid:
-            return  # a forked child is not the training
-        if self._layers.have_transitions:
-            self._guarded(lambda: self._layers.send_transitions(self._link, self.step))
+            return
+        # First: an interrupt below must not cost all later rows their step.
         self.step += 1
+        if self._layers.have_transitions:
+            self._guarded(lambda: self._layers.send_transitions(self._link, self.step - 1))
         self._observe_if_due()
+
+    def _begin_new_forms(self) -> None:
+        """Record what was replaced since the last step, as it is before the coming one."""
+        self._guarded(lambda: self._layers.refresh(self._link, self._codec, self.step))
+        self._guarded(lambda: self._layers.send_states(self._link, self.step))
 
     def _observe_if_due(self) -> None:
         due = self._layers.ask(self._moment())
@@ -314,13 +332,12 @@ class Recorder:
             self._record_state()
 
     def _record_state(self) -> None:
-        if self._layers.have_moved():
-            self._layers.refresh(self._link, self._codec, self.step)
         try:
+            if self._layers.have_moved():
+                raise FormChanged
             self._guarded(lambda: self._layers.send_states(self._link, self.step))
         except FormChanged:
-            self._layers.refresh(self._link, self._codec, self.step)
-            self._guarded(lambda: self._layers.send_states(self._link, self.step))
+            self._begin_new_forms()
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do something that may find the disk full."""
@@ -328,7 +345,7 @@ class Recorder:
             if self._link and self._link.failed:
                 self._report(self._link)
             action()
-        except WriterFailed as error:
+        except OSError as error:
             if self._on_error == "raise":
                 raise
             self.dropped += 1
@@ -354,6 +371,8 @@ class Recorder:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the recorder of {self.path} is closed: nothing more is recorded")
+        if os.getpid() != self._pid:
+            raise ValueError(f"the recorder of {self.path} belongs to process {self._pid}: make one of this process")
 
     def _hang_up(self) -> None:
         if self._link:
@@ -362,7 +381,14 @@ class Recorder:
 
 
 def _checked(
-    model: Any, what: Iterable[str], precision: str | None, buffer_bytes: int, *, codec: str, **choices: str
+    model: Any,
+    what: Iterable[str],
+    precision: str | None,
+    buffer_bytes: int,
+    commit_seconds: float,
+    *,
+    codec: str,
+    **choices: str,
 ) -> tuple[str, ...]:
     for name, value in {**choices, "codec": codec}.items():
         allowed = CODECS if name == "codec" else _CHOICES[name]
@@ -373,8 +399,10 @@ def _checked(
     quantities = (what,) if isinstance(what, str) else tuple(what)
     if not quantities or not set(quantities) <= set(QUANTITIES):
         raise ValueError(f"what must be among {', '.join(QUANTITIES)}, got {quantities!r}")
-    if buffer_bytes < _FEWEST_BYTES:
-        raise ValueError(f"buffer_bytes must be at least {_FEWEST_BYTES}, got {buffer_bytes}")
+    if not isinstance(buffer_bytes, int) or buffer_bytes < _FEWEST_BYTES:
+        raise ValueError(f"buffer_bytes must be a whole number of at least {_FEWEST_BYTES}, got {buffer_bytes!r}")
+    if not isinstance(commit_seconds, int | float) or not commit_seconds >= 0:
+        raise ValueError(f"commit_seconds must not be negative, got {commit_seconds!r}")
     if precision is not None:
         keepbits(precision)
     return tuple(dict.fromkeys(quantities))

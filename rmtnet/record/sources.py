@@ -37,8 +37,9 @@ class Source:
     latest: int = 0
     """The last form of the layer that the run holds."""
     before: torch.Tensor | None = None
+    kept_gradient: torch.Tensor | None = None
     _moments: list[float] = field(default_factory=list)
-    _seen: tuple[int, torch.Size, NDArray[Any]] | None = None
+    _seen: tuple[object, NDArray[Any]] | None = None
 
     def __post_init__(self) -> None:
         self._look()
@@ -62,7 +63,11 @@ class Source:
         if quantity in MATRICES:
             spec = self.spec if quantity == "weights" else self.exact
             return [spec.rows(quantity, form=self.form, own_steps=self.own_steps)]
-        attributes: dict[str, Any] = {"long_name": f"{quantity} of {self.matrix.name}"}
+        blocks, out, width = self.shape
+        attributes: dict[str, Any] = {
+            **self.exact.rows().attributes, "block_out": out, "block_in": width,
+            "long_name": f"{quantity} of {self.matrix.name}",
+        }  # fmt: skip
         plain = RowSpec(
             quantity, self.matrix.name, form=self.form, own_steps=self.own_steps or self.form > 0, attributes=attributes
         )
@@ -70,10 +75,7 @@ class Source:
             case "moments":
                 return [replace(plain, suffix=f"_{moment}") for moment in MOMENTS]
             case "spectra":
-                # What is told of the weights' form holds for their singular values.
-                blocks, out, width = self.shape
-                told = {**self.spec.rows().attributes, "block_out": out, "block_in": width}
-                told["long_name"] = f"singular values of {self.matrix.name}"
+                told = {**attributes, "long_name": f"singular values of {self.matrix.name}"}
                 return [replace(plain, shape=(blocks, min(out, width)), dims=("block", "order"), attributes=told)]
             case "gates":
                 gates = self.matrix.gates
@@ -96,11 +98,11 @@ class Source:
     def weights(self) -> NDArray[Any] | torch.Tensor:
         """(block, out, in), as it is now; where the weights are plain host memory a view of it, made once."""
         tensor = self.matrix.tensor
-        if self._seen and self._seen[0] == tensor.data_ptr() and self._seen[1] == tensor.shape:
-            return self._seen[2]
+        if self._seen and self._seen[0] == (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype):
+            return self._seen[1]
         self._seen, values = None, self._view(tensor)
         if _is_view(values, tensor):
-            self._seen = (tensor.data_ptr(), tensor.shape, values.numpy())
+            self._seen = ((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), values.numpy())
         return values
 
     def tensor(self) -> torch.Tensor:
@@ -108,9 +110,8 @@ class Source:
         return self._view(self.matrix.tensor)
 
     def gradient(self) -> torch.Tensor | None:
-        """(block, out, in) of the present gradient; None where the layer has none."""
-        gradient = self.matrix.gradient
-        return None if gradient is None else self._view(gradient)
+        """(block, out, in) of the gradient that the step began with; None where the layer has none."""
+        return self.kept_gradient
 
     def update(self) -> torch.Tensor:
         """(block, out, in) of what the optimizer's step changed, in the weights' precision."""
@@ -150,6 +151,11 @@ class Source:
         device = None if tensor.device.type == "cpu" else tensor.device
         return np.asarray(singular_values(tensor, device=device))
 
+    def keep_gradient(self) -> None:
+        """Copy the gradient: some optimizers calculate in its place."""
+        gradient = self.matrix.gradient
+        self.kept_gradient = None if gradient is None else self._view(gradient).clone()
+
     def keep_before(self) -> None:
         """Copy the weights, for the update that follows."""
         self.before = self.tensor().clone()
@@ -158,7 +164,7 @@ class Source:
         full = ranks.whole(tensor)
         assert full is not None
         values = self.matrix.layout.view(full.to_dense() if full.is_sparse else full)
-        if values.shape != self.shape:
+        if values.shape != self.shape or (values.dtype == torch.float64) != (self.exact.dtype == np.float64):
             raise FormChanged(self.matrix.name)
         # 16-bit numbers as float32, which holds them exactly and which numpy and zarr know.
         return values if values.dtype in EXACT else values.float()

@@ -26,12 +26,19 @@ def optimizers_of(given: Any) -> list[torch.optim.Optimizer]:
 
 
 class Steps:
-    """Calls ``before`` and ``after`` round each step of some optimizers."""
+    """Calls ``before`` and ``after`` round each step of some optimizers, and ``with_gradients`` before it changes them.
+
+    With a closure that is after its first evaluation, at the weights that the step begins with.
+    """
 
     def __init__(
-        self, optimizers: Sequence[torch.optim.Optimizer], before: Callable[[], None], after: Callable[[], None]
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        before: Callable[[], None],
+        with_gradients: Callable[[], None],
+        after: Callable[[], None],
     ):
-        self._before, self._after = before, after
+        self._before, self._with_gradients, self._after = before, with_gradients, after
         self._hooks = [
             hook
             for optimizer in optimizers
@@ -46,9 +53,24 @@ class Steps:
         for hook in self._hooks:
             hook.remove()
 
-    def _pre(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if not _is_inner(optimizer):
-            self._before()
+    def _pre(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if _is_inner(optimizer):
+            return None
+        self._before()
+        # The hook gets the arguments with the optimizer as the first.
+        own, *given = args
+        closure = given[0] if given else kwargs.get("closure")
+        if closure is None:
+            self._with_gradients()
+            return None
+        told = iter([self._with_gradients])
+
+        def evaluate() -> Any:
+            loss = closure()
+            next(told, lambda: None)()
+            return loss
+
+        return ((own, evaluate, *given[1:]), kwargs) if given else (args, {**kwargs, "closure": evaluate})
 
     def _post(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not _is_inner(optimizer) and not _was_skipped(optimizer):

@@ -111,6 +111,9 @@ class Rule(Schedule):
     def __call__(self, moment: int) -> bool:
         return bool(self.due(as_moment(moment)))
 
+    def __deepcopy__(self, memo: object) -> "Rule":
+        return self  # it remembers nothing, and its function may belong to something large
+
     def __repr__(self) -> str:
         return self.text
 

@@ -77,8 +77,8 @@ def consolidate(root: zarr.Group) -> None:
 
 def group_of(root: zarr.Group, name: str) -> zarr.Group:
     """A group of the run, made with its steps if it is not there."""
-    if name not in root:
-        create_steps(root.create_group(name))
+    if f"{name}/step" not in root:
+        create_steps(root.require_group(name))
     group: Any = root[name]
     assert isinstance(group, zarr.Group)
     return group

@@ -32,9 +32,17 @@ class ChunkedRows:
     folder : the array's
     metadata : its zarr.json
     tail : first row of a chunk -> the rows that are committed from there on; needed with a codec
+    force : whether a chunk must be on the disk itself before it takes the place of one that holds committed rows
     """
 
-    def __init__(self, folder: Path, metadata: Mapping[str, Any], tail: Callable[[int], NDArray[Any]] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        metadata: Mapping[str, Any],
+        tail: Callable[[int], NDArray[Any]] | None = None,
+        *,
+        force: bool = False,
+    ):
         self.folder = folder
         self.row_shape = tuple(metadata["shape"][1:])
         self.dtype = np.dtype(metadata["data_type"])
@@ -43,7 +51,7 @@ class ChunkedRows:
         self._cut = tuple(cut)
         self._separator = metadata["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
         self.pieces = list(pieces(self.row_shape, self._cut))
-        self._read_tail = tail
+        self._read_tail, self._force = tail, force
         codecs = [codec for codec in metadata["codecs"] if codec["name"] != "bytes"]
         self._has_checksum = bool(codecs) and codecs[-1]["name"] == "crc32c"
         # "transpose" is that of the steps to the end, which stacking does better.
@@ -123,6 +131,8 @@ class ChunkedRows:
         try:
             checksum = [memoryview(google_crc32c.value(data).to_bytes(4, "little"))] if self._has_checksum else []
             _write_all(file, [memoryview(data).cast("B"), *checksum], 0)
+            if offset and self._force:
+                os.fsync(file)
         finally:
             os.close(file)
         if offset:

@@ -131,6 +131,12 @@ def forced(paths: Iterable[Path]) -> None:
             os.close(file)
 
 
+def forced_tree(folder: Path, pattern: str = "*") -> None:
+    """Have the disk itself hold all files of a folder that match, and the folders."""
+    files = [path for path in folder.rglob(pattern) if path.is_file()]
+    forced([*files, *{path.parent for path in files}, folder, folder.parent])
+
+
 def _is_axis(path: str, node: Mapping[str, Any]) -> bool:
     name = path.partition("/")[2]
     return node["dimension_names"] == [name] and (name == "step" or name.endswith("_step"))

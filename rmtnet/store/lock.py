@@ -31,6 +31,7 @@ def acquire(run: Path) -> IO[str]:
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            check(run, file)
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
@@ -40,6 +41,23 @@ def acquire(run: Path) -> IO[str]:
     file.write(f"pid {owner or os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def check(run: Path, file: IO[str]) -> None:
+    """Refuse to write where the run that was locked no longer is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run was moved or removed; there may be another one in its place.
+    """
+    held = os.fstat(file.fileno())
+    try:
+        there = os.stat(run / ".lock")
+    except FileNotFoundError:
+        there = None
+    if there is None or (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+        raise FileNotFoundError(2, "the run was moved or removed while it was written", str(run))
 
 
 def _held_by(file: IO[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtnet.store.commits import CommitRecord
-from rmtnet.store.schema import CONSTANTS, RowSpec, decode
+from rmtnet.store.schema import CONSTANTS, FORM, RowSpec, decode
 
 Read = Callable[[str], NDArray[Any]]
 
@@ -48,8 +48,8 @@ def signature(record: CommitRecord, path: str, read: Read) -> tuple[object, ...]
         for suffix in sorted(CONSTANTS)
         if f"{path}_{suffix}" in record.arrays
     )
-    form = metadata["attributes"].get("form")
-    return (form, tuple(metadata["shape"][1:]), metadata["data_type"], constants)
+    told = tuple(metadata["attributes"].get(key) for key in FORM)
+    return (told, tuple(metadata["shape"][1:]), metadata["data_type"], constants)
 
 
 def _layer(variable: str) -> str:
@@ -58,4 +58,6 @@ def _layer(variable: str) -> str:
 
 
 def _text(signature: Sequence[object]) -> str:
-    return " ".join(str(part) for part in signature if part is not None)
+    told, *rest = signature
+    form = told[0] if isinstance(told, tuple) else None
+    return " ".join(str(part) for part in (form, *rest) if part is not None)

@@ -13,10 +13,11 @@ SCHEMA_VERSION = 2
 SCHEMA_KEY = "rmtnet_schema"
 FORMS = ("dense", "block_diagonal", "block_sparse")
 
+MOMENT_SUFFIXES = ("_var_w", "_var_dw", "_cov_w_dw", "_var_g", "_cov_w_g")
 # A layer called ``ip1_step`` would collide with the step coordinate of a layer called ``ip1``.
 _SUFFIXES = (
     *("_block", "_out", "_in", "_step", "_order", "_block_row", "_block_col", "_block_height", "_block_width"),
-    *("_var_w", "_var_dw", "_cov_w_dw", "_var_g", "_cov_w_g", "_gate_row", "_gate_col"),
+    *(*MOMENT_SUFFIXES, "_gate_row", "_gate_col"),
 )
 _RESERVED = ("step", "zarr.json", "_")
 _FLOAT64 = np.dtype(np.float64)
@@ -27,6 +28,8 @@ _DELTA_STEPS = 16
 MATRIX = ("block", "out", "in")
 CONSTANTS = ("block_row", "block_col", "block_height", "block_width")
 """Suffixes of variables that tell one number a block."""
+FORM = ("form", "blocks", "block_out", "block_in")
+"""Attributes that tell the form of a layer."""
 MATRICES = ("weights", "gradients", "updates")
 STATES = ("weights", "spectra", "gates", "metrics", "norms")
 """Groups whose row t tells of the weights after t optimizer steps."""
@@ -67,7 +70,8 @@ class RowSpec:
     def signature(self) -> tuple[object, ...]:
         """What makes two forms of a layer the same."""
         constants = sorted((suffix, tuple(map(int, values))) for suffix, values in self.constants.items())
-        return (self.attributes.get("form"), tuple(self.shape), str(self.dtype), tuple(constants))
+        told = tuple(self.attributes.get(key) for key in FORM)
+        return (told, tuple(self.shape), str(self.dtype), tuple(constants))
 
     @property
     def axis(self) -> str:

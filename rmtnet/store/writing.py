@@ -2,11 +2,12 @@
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 import zarr
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from rmtnet.store import lock
 from rmtnet.store.arrays import CODECS, consolidate, create_rows, create_steps, group_of
 from rmtnet.store.chunks import ChunkedRows, Place, Rows
-from rmtnet.store.commits import CommitRecord, forced, is_transition
+from rmtnet.store.commits import CommitRecord, forced, forced_tree, is_transition
 from rmtnet.store.resuming import check_same, signature
 from rmtnet.store.schema import (
     CHUNK_BYTES,
     LONGEST_CHUNK,
-    MATRICES,
+    MOMENT_SUFFIXES,
     SCHEMA_KEY,
     SCHEMA_VERSION,
     MatrixSpec,
@@ -34,6 +35,10 @@ from rmtnet.store.source import Source
 from rmtnet.store.superseded import copy_tail
 
 Sync = Literal["never", "close", "commit"]
+
+
+Form = tuple[str, int, bool, tuple[object, ...]]
+"""Group, number, whether it has steps of its own, signature."""
 
 
 class RunWriter:
@@ -63,10 +68,13 @@ class RunWriter:
         self._rows: dict[str, ChunkedRows] = {}
         self._last: dict[str, int] = {}
         self._appended: dict[str, tuple[int, int]] = {}
+        self._pieced: dict[str, set[str]] = {}
+        self._resumed = False
         Source(self.path).own_record()
         self._lock = lock.acquire(self.path)
         try:
             self._record = CommitRecord(self.path)
+            self._resumed = any(map(self._record.length, self._record.axes))
             self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
             self._record.cut_back()
         except BaseException:
@@ -118,8 +126,11 @@ class RunWriter:
         if self._lock.closed:
             return
         try:
+            lock.check(self.path, self._lock)
             if self.sync == "close":
                 self._force()
+                if self._resumed:
+                    os.sync()  # what an earlier writer wrote, and may have died of
                 self._record.publish({}, force=True)
             for path in self._record.arrays:
                 self._record.write_own(path)
@@ -162,24 +173,31 @@ class RunWriter:
                 continue
             self._end_forms(new)
             self._create(group, new or asked, codec)
-        self._record.publish({})
+        self._publish({})
 
-    def forms(self) -> dict[str, list[tuple[int, bool, tuple[object, ...]]]]:
-        """Layer -> (number, whether it has steps of its own, signature) of each form, as far as matrices tell."""
-        forms: dict[str, list[tuple[int, bool, tuple[object, ...]]]] = {}
+    def forms(self) -> dict[str, list[Form]]:
+        """The forms of each layer, group by group."""
+        forms: dict[str, list[Form]] = {}
         for path, metadata in self._record.arrays.items():
             group, _, variable = path.partition("/")
-            if group in MATRICES and "form" in metadata["attributes"]:
-                name, _, number = variable.partition("@")
+            if group != "metrics" and "form" in metadata["attributes"]:
+                name, _, rest = variable.partition("@")
+                number = re.match(r"\d*", rest)
+                layer = decode(name if rest else variable.removesuffix(_suffix(group, variable)))
                 own = metadata["dimension_names"][0] != "step"
-                found = (int(number or 0), own, signature(self._record, path, self._read))
-                if found not in forms.setdefault(decode(name), []):
-                    forms[decode(name)].append(found)
+                forms.setdefault(layer, []).append(
+                    (group, int(number[0] or 0) if number else 0, own, signature(self._record, path, self._read))
+                )
         return forms
 
     def metrics(self) -> list[str]:
         """Names of the metrics that the run holds."""
         return [decode(column) for column in self._record.variables("metrics")]
+
+    @property
+    def lock(self) -> IO[str]:
+        """The open lock file."""
+        return self._lock
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -226,6 +244,9 @@ class RunWriter:
     def append_variables(self, group: str, axis: str, steps: Sequence[int], rows: Mapping[str, Rows]) -> None:
         """The same by the variables' own names; ``rows`` may leave out what :meth:`put_piece` has put already."""
         start = self._start(group, axis, steps)
+        pieced = self._pieced.pop(f"{group}/{axis}", set())
+        if missing := set(self._record.variables(group, axis)) - rows.keys() - pieced:
+            raise ValueError(f"{self.path}: the rows of {group!r} lack {sorted(map(decode, missing))}")
         for name, values in rows.items():
             row = self._chunked(f"{group}/{name}").row_shape
             if len(values) != len(steps) or any(np.shape(value) != row for value in values):
@@ -249,6 +270,7 @@ class RunWriter:
                 "resume with a larger buffer_bytes"
             )
         chunked.write_piece(chunk, offset, key, [values])
+        self._pieced.setdefault(f"{group}/{axis}", set()).add(name)
 
     def append_metrics(self, steps: Sequence[int], columns: Mapping[str, NDArray[np.float64]]) -> None:
         """Put rows of metrics, (T,) each, after the committed ones; a new metric is NaN in all earlier rows.
@@ -272,6 +294,7 @@ class RunWriter:
 
     def commit(self) -> None:
         """Make all appended rows visible, at once or not at all."""
+        lock.check(self.path, self._lock)
         if force := self.sync == "commit":
             self._force()
         self._record.publish({path: length for path, (length, _) in self._appended.items()}, force=force)
@@ -293,10 +316,19 @@ class RunWriter:
             self._record.write_own(path)
         superseded = copy_tail(self.path, self._root, self._record.arrays, keep)
         # Commit first: were the arrays cut first, a kill in between would leave committed rows without data.
-        self._record.publish(keep)
+        if self.sync != "never":
+            forced_tree(superseded)
+        self._publish(keep)
         self._record.cut_back()
         self._rows, self._last, self._appended = {}, {}, {}
         return superseded
+
+    def _publish(self, lengths: Mapping[str, int]) -> None:
+        """Change what there is, after all that it rests on."""
+        lock.check(self.path, self._lock)
+        if self.sync != "never":
+            forced_tree(self.path, "zarr.json")
+        self._record.publish(lengths, force=self.sync != "never")
 
     def _start(self, group: str, axis: str, steps: Sequence[int]) -> int:
         """The row at which ``steps`` begin."""
@@ -317,7 +349,9 @@ class RunWriter:
     def _chunked(self, path: str) -> ChunkedRows:
         if path not in self._rows:
             metadata = self._record.arrays[path]
-            self._rows[path] = ChunkedRows(self.path / path, metadata, lambda first: self._read(path, first))
+            self._rows[path] = ChunkedRows(
+                self.path / path, metadata, lambda first: self._read(path, first), force=self.sync == "commit"
+            )
         return self._rows[path]
 
     def _read(self, path: str, first: int = 0) -> NDArray[Any]:
@@ -393,3 +427,8 @@ def _remove(path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.rename(path, old)
     shutil.rmtree(old)
+
+
+def _suffix(group: str, variable: str) -> str:
+    """What the name of a moment has behind that of the layer."""
+    return next((suffix for suffix in MOMENT_SUFFIXES if group == "moments" and variable.endswith(suffix)), "")

@@ -1,5 +1,6 @@
 """The process."""
 
+import os
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -13,12 +14,11 @@ from rmtnet.writer.work import Writer
 def main(ring: int, connection: int, wake: int, trainer: int, commit_seconds: float) -> None:
     """The process: its arguments are descriptors that it inherited, and the trainer's number."""
     lock.owner = trainer
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    writer = Writer(Ring(ring), commit_seconds)
-    try:
-        serve(writer, Connection(connection), wake, trainer)
-    except SystemExit:
-        writer.end()
+    told = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    serve(
+        Writer(Ring(ring), commit_seconds), Connection(connection), wake, lambda: bool(told) or os.getppid() != trainer
+    )
 
 
 if __name__ == "__main__":

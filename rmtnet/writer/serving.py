@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -11,13 +12,13 @@ _LOOK = 0.5
 """Seconds after which an idle writer looks whether its trainer lives: a forked child may hold the connection open."""
 
 
-def serve(writer: Writer, connection: Connection, wake: int, trainer: int | None = None) -> None:
+def serve(writer: Writer, connection: Connection, wake: int, is_over: Callable[[], bool]) -> None:
     """Write until the trainer closes the run, or is no more.
 
     Parameters
     ----------
     wake : descriptor that becomes readable when something was published
-    trainer : its process; None if it is this one
+    is_over : whether the trainer is no more, or this process is to end
     """
     while True:
         try:
@@ -29,7 +30,7 @@ def serve(writer: Writer, connection: Connection, wake: int, trainer: int | None
                     return
             writer.take()
             writer.commit_in_time()
-            if trainer is not None and os.getppid() != trainer:
+            if is_over():
                 raise EOFError
         except (EOFError, ConnectionError):
             writer.end()

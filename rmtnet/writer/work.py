@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtnet.ring import FAILED, WAITING, Record, Ring
+from rmtnet.store import lock
 from rmtnet.store.schema import rows_a_chunk
-from rmtnet.store.writing import RunWriter
+from rmtnet.store.writing import Form, RunWriter
 from rmtnet.writer.layouts import METRICS, NOTES, PIECE, ROWS, Layout
 
 _RETRY = 1.0
@@ -82,7 +83,7 @@ class Writer:
         self.flush()
         return self._run.rewind(step)
 
-    def forms(self) -> dict[str, list[tuple[int, bool, tuple[object, ...]]]]:
+    def forms(self) -> dict[str, list[Form]]:
         """The forms of the layers."""
         return self._run.forms()
 
@@ -96,7 +97,8 @@ class Writer:
 
     def flush(self) -> None:
         """Commit all that is in the ring."""
-        self._failed_at = -math.inf
+        run, self._failed_at = self._run, -math.inf
+        lock.check(run.path, run.lock)
         self.take()
         self._commit()
         failure = self.failure()
@@ -106,7 +108,6 @@ class Writer:
     def failure(self) -> tuple[Exception, int, int] | None:
         """What went wrong since it was last asked for, and the first and last step that it concerns."""
         failure, self._failure = self._failure, None
-        self.ring.flags[FAILED] = 0
         return failure
 
     def end(self) -> None:
@@ -132,7 +133,8 @@ class Writer:
 
     @property
     def _run(self) -> RunWriter:
-        assert self._opened is not None
+        if self._opened is None:
+            raise ValueError("the writer has no run")
         return self._opened
 
     # --- what it does by itself
@@ -214,6 +216,7 @@ class Writer:
             if record.kind == NOTES:
                 self._run.annotate(json.loads(bytes(record.payload)))
         self._run.commit()
+        self.ring.flags[FAILED] = 0
         self.ring.free(self._position)
         self._taken = []
         self._rows_taken.clear()
