@@ -160,7 +160,7 @@ ENCODER = [
 ]
 GATES = [f"lstm.{weight}_l0.{gate}" for weight in ("weight_ih", "weight_hh") for gate in "ifgo"]
 MODELS = {
-    "vision transformer": (VisionTransformer, lambda: torch.randn(5, 1, 8, 8), ["patches", *ENCODER, "head"]),
+    "vision transformer": (VisionTransformer, lambda: torch.randn(5, 1, 8, 8), ["patches", "place", *ENCODER, "head"]),
     "tied and gated": (Tagger, lambda: torch.randint(6, (7, 3)), ["embed", *GATES]),
 }
 
@@ -185,7 +185,9 @@ def test_each_matrix_of_a_model_has_its_name_and_its_values(path, kind, compiled
     for name in names:
         stem, _, part = name.rpartition(".")
         packed = part in set("qkvifgo")
-        whole = torch.stack([s[stem if packed else f"{name}.weight"] for s in states]).flatten(2)
+        key = stem if packed else name if name in states[0] else f"{name}.weight"
+        whole = torch.stack([s[key] for s in states])
+        whole = whole[:, 0] if name == "place" else whole.flatten(2)
         # Torch's documents: the rows of in_proj_weight are q, k, v, those of an LSTM's weights i, f, g, o.
         letters = "qkv" if "attn" in name else "ifgo"
         expected = whole.chunk(len(letters), 1)[letters.index(part)] if packed else whole
