@@ -3,7 +3,7 @@
     python tests/benchmarks/calibration.py noise noise.csv
     python tests/benchmarks/calibration.py power power.csv
 
-Rows that the file holds are not run again. Each has a seed of its own, told by its name. About an hour on one core.
+Rows that the file holds are not run again. Each has a seed of its own, told by its name. Some hours on one core.
 """
 
 import functools
@@ -22,17 +22,17 @@ from rmtnet.spectra import singular_values
 UNIFORM, GAUSSIAN = 1.8, 3.0
 # blocks, out, in, variance, scales from 1 to, draws
 NOISE = [
-    (1, 5, 8, "own", 1, 1000),
-    (1, 20, 20, "own", 1, 500),
-    (1, 16, 64, "own", 1, 2000),
-    (1, 40, 64, "own", 1, 2000),
-    (1, 64, 64, "own", 1, 2000),
-    (1, 64, 67, "own", 1, 2000),
-    (1, 400, 100, "own", 1, 2000),
-    (1, 128, 256, "own", 1, 2000),
-    (1, 32, 2048, "own", 1, 2000),
-    (1, 256, 256, "own", 1, 1000),
-    (1, 512, 512, "own", 1, 500),
+    (1, 5, 8, "own", 1, 4000),
+    (1, 20, 20, "own", 1, 4000),
+    (1, 16, 64, "own", 1, 4000),
+    (1, 40, 64, "own", 1, 4000),
+    (1, 64, 64, "own", 1, 4000),
+    (1, 64, 67, "own", 1, 4000),
+    (1, 400, 100, "own", 1, 4000),
+    (1, 128, 256, "own", 1, 4000),
+    (1, 32, 2048, "own", 1, 4000),
+    (1, 256, 256, "own", 1, 4000),
+    (1, 512, 512, "own", 1, 1000),
     (1, 1024, 2048, "own", 1, 300),
     (20, 5, 8, "shared", 1, 1000),
     (100, 5, 8, "shared", 1, 2000),
@@ -41,7 +41,7 @@ NOISE = [
     (20, 25, 40, "own", 4, 2000),
     (20, 25, 40, "shared", 1, 2000),
     (4, 256, 64, "own", 4, 500),
-    (10, 64, 80, "own", 4, 500),
+    (10, 64, 80, "own", 4, 1000),
 ]
 # blocks, out, in, variance of our test; strengths over the threshold; draws
 POWER = [
