@@ -116,6 +116,8 @@ class Ring:
         position = int(self.flags[_TAIL]) if start is None else start
         while position < int(self.flags[_HEAD]):
             kind, step, layout, length, size = map(int, self._header(position)[:5])
+            if not 0 < length <= self.size or length % _ALIGN or self.used > self.size:
+                raise ValueError("the memory shared with the training was overwritten: what it held is lost")
             place = position % self.size + _ALIGN
             position += length
             if kind != _SKIP:

@@ -65,3 +65,14 @@ def test_a_system_without_anonymous_files_has_a_ring_too(monkeypatch):
     ring.publish()
     assert len(list(ring.records())) == 1
     ring.close()
+
+
+@pytest.mark.parametrize("place", [0, 64 + 3 * 8])
+def test_memory_that_was_overwritten_is_no_endless_loop(place):
+    ring = Ring.create(4096)
+    ring.reserve(1, 0, 0, 8)
+    ring.publish()
+    ring.memory[place : place + 8] = np.frombuffer(b"rubbish\0" if place == 0 else bytes(8), np.uint8)
+    with pytest.raises(ValueError, match="was overwritten"):
+        list(ring.records())
+    ring.close()
