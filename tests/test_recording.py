@@ -380,6 +380,8 @@ def test_a_precision_rounds_to_nearest(tmp_path, precision, bits):
     if precision == "bfloat16":
         assert_array_equal(run["0"][:, 0], torch.tensor(exact).bfloat16().float())
     assert run["0"].attrs["precision"] == precision
+    with pytest.raises(ValueError, match="precision"):
+        Recorder(training.model, tmp_path / "run.zarr", mode="resume")
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,18 @@ def check_same(run: Path, record: CommitRecord, read: Read, asked: Sequence[RowS
         recorded, names = sorted(map(decode, held)), sorted(map(decode, given))
         raise ValueError(f"{run}: the run records {recorded}, not {names}: resume with the same layers")
     for spec in asked:
-        *was, places = signature(record, f"{spec.group}/{spec.variable}", read)
+        path = f"{spec.group}/{spec.variable}"
+        *was, places = signature(record, path, read)
         *now, asked_places = spec.signature
         if was != now:
             raise ValueError(
                 f"{run}: layer {spec.name!r} is {_text(was)} in the run, {_text(now)} in the model: "
                 "resume with the same model and precision"
+            )
+        had, has = (told.get("precision") for told in (record.arrays[path]["attributes"], spec.attributes))
+        if had != has:
+            raise ValueError(
+                f"{run}: layer {spec.name!r} has precision {had!r} in the run, not {has!r}: resume with it"
             )
         if places != asked_places:
             raise ValueError(
