@@ -31,6 +31,9 @@ class DeviceCopies:
 
     def put(self, values: torch.Tensor, room: NDArray[Any]) -> None:
         """Begin to copy a tensor of the device into the ring."""
+        if values.device != self._device:  # of a model on several: its stream is not ours
+            torch.from_numpy(room).copy_(values.detach())
+            return
         snapshot = values.detach().clone()
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
