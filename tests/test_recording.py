@@ -536,6 +536,26 @@ def test_a_shape_that_changes_between_steps_with_updates_is_another_form(tmp_pat
     assert run["0@1"]["step"].values.tolist() == [1, 2] and run.updates["0@1"]["step"].values.tolist() == [1]
 
 
+def test_a_new_form_that_could_not_be_made_is_made_at_a_later_step(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Recorder(model, tmp_path / "run.zarr", on_error="warn").attach(optimizer) as recorder:
+        optimizer.step()
+        packed(model)
+        with monkeypatch.context() as patch:
+
+            def full(*args, **options):
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(store.RunWriter, "declare", full)
+            optimizer.step()
+        assert recorder.dropped > 0
+        optimizer.step()
+    run = store.open_run(tmp_path / "run.zarr")
+    assert run["0@0"]["step"].values[-1] == 1 and run["0@1"]["step"].values[-1] == 3
+    assert_array_equal(run["0@1"][-1], model[0].weight.detach())
+
+
 def test_two_writers_never_meet_where_a_folder_was_moved(tmp_path):
     first, second = small(), small()
     old = Recorder(first.model, tmp_path / "run.zarr").attach(first.optimizer)

@@ -49,12 +49,11 @@ class Frame:
             attempts = itertools.count()
             self._link.stream(step, lambda: self._pieces(next(attempts)))
         else:
-            self._link.put(ROWS, step, self._link.number(self.layout), self.layout.size, self._fill)
+            self._link.put(
+                ROWS, step, self._link.number(self.layout), self.layout.size, partial(self._fill, self._filled)
+            )
 
-    def _fill(self, room: Bytes) -> None:
-        self._fill_with(self._filled, room)
-
-    def _fill_with(self, filled: Sequence[tuple[Column, Entry]], room: Bytes) -> None:
+    def _fill(self, filled: Sequence[tuple[Column, Entry]], room: Bytes) -> None:
         assert self._link is not None
         for column, entry in filled:
             self._link.copy(column.values(), entry.values(room))
@@ -72,7 +71,7 @@ class Frame:
         small = self._columns[len(large) :]
         axes = tuple(dict.fromkeys((column.entry.group, column.entry.axis) for column in large))
         layout = replace(_packed(small), streamed=axes)
-        yield ROWS, layout, lambda room: self._fill_with(_filled(small, layout), room)
+        yield ROWS, layout, partial(self._fill, _filled(small, layout))
 
     def _piece(
         self, entry: Entry, values: Values, number: int, place: tuple[slice, ...]

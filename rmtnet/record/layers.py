@@ -211,7 +211,7 @@ class Layers:
         if not any(id(parameter) in trained for matrix in matrices for parameter in matrix.owner.parameters()):
             _log.warning("none of the recorded layers is trained by this optimizer: is it another model's?")
         blind = [matrix.name for matrix in matrices if not matrix.has_gradient]
-        if blind and {"gradients", "moments"} & set(self._quantities):
+        if blind and _NEEDS_GRADIENT & set(self._quantities):
             _log.warning("%s: made from other parameters, it has no gradient: NaN is recorded", ", ".join(blind))
 
     def have_moved(self) -> bool:
@@ -232,15 +232,19 @@ class Layers:
                 f"layer {gone[0]!r} is gone from the model at step {step}; there are {', '.join(found)}: "
                 "close the recorder before the change, and record on in a run of its own"
             )
-        new = []
+        new, kept = [], {name: copy.copy(source) for name, source in self._sources.items()}
+        self._frames.clear()
         for name, source in self._sources.items():
             source.before = None
             if source.replace(found[name]):
                 new += [spec for group in self._quantities for spec in source.specs(group)]
-        if link and new:
-            link.ask("declare", new, codec)
+        try:
+            if link and new:
+                link.ask("declare", new, codec)
+        except BaseException:
+            self._sources = kept  # the next step tries again
+            raise
         self._last.update({f"{spec.group}/{spec.axis}": -1 for spec in new})
-        self._frames.clear()
         self._anchors = _anchors(self._model, found.values())
 
     def _source(self, matrix: Matrix) -> Source:

@@ -315,14 +315,18 @@ class Recorder:
             return
         # First: an interrupt below must not cost all later rows their step.
         self.step += 1
-        if self._layers.have_transitions:
+        if self._layers.have_transitions and not self._layers.have_moved():
             self._guarded(lambda: self._layers.send_transitions(self._link, self.step - 1))
         self._observe_if_due()
 
     def _begin_new_forms(self) -> None:
         """Record what was replaced since the last step, as it is before the coming one."""
-        self._guarded(lambda: self._layers.refresh(self._link, self._codec, self.step))
-        self._guarded(lambda: self._layers.send_states(self._link, self.step))
+
+        def begin() -> None:
+            self._layers.refresh(self._link, self._codec, self.step)
+            self._layers.send_states(self._link, self.step)
+
+        self._guarded(begin)
 
     def _observe_if_due(self) -> None:
         due = self._layers.ask(self._moment())

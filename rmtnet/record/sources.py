@@ -13,10 +13,10 @@ from rmtnet.matrices import Matrix, described
 from rmtnet.spectra import singular_values
 from rmtnet.store import MATRICES, MatrixSpec, RowSpec
 from rmtnet.store.precision import stored_dtype
+from rmtnet.store.schema import DIMS, MOMENT_SUFFIXES
 
 QUANTITIES = ("weights", "gradients", "updates", "moments", "spectra", "gates", "norms")
 EXACT = (torch.float32, torch.float64)
-MOMENTS = ("var_w", "var_dw", "cov_w_dw", "var_g", "cov_w_g")
 
 
 class FormChanged(Exception):
@@ -73,13 +73,13 @@ class Source:
         )
         match quantity:
             case "moments":
-                return [replace(plain, suffix=f"_{moment}") for moment in MOMENTS]
+                return [replace(plain, suffix=suffix) for suffix in MOMENT_SUFFIXES]
             case "spectra":
                 told = {**attributes, "long_name": f"singular values of {self.matrix.name}"}
-                return [replace(plain, shape=(blocks, min(out, width)), dims=("block", "order"), attributes=told)]
+                return [replace(plain, shape=(blocks, min(out, width)), dims=DIMS[quantity], attributes=told)]
             case "gates":
                 gates = self.matrix.gates
-                dims, dtype = ("gate_row", "gate_col"), np.dtype(np.float32)
+                dims, dtype = DIMS[quantity], np.dtype(np.float32)
                 return [] if gates is None else [replace(plain, shape=tuple(gates.shape), dims=dims, dtype=dtype)]
         return [plain]
 

@@ -13,9 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from rmtnet.store.layered import DIMS
 from rmtnet.store.reading import Run, load
-from rmtnet.store.schema import decode, encode
+from rmtnet.store.schema import DIMS, decode, encode
 
 _SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
 

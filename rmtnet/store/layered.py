@@ -6,20 +6,9 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-from rmtnet.store.schema import decode, natural_order
+from rmtnet.store.schema import CONSTANTS, MOMENT_SUFFIXES, decode, natural_order
 
-DIMS: dict[str, tuple[str, ...]] = {
-    "weights": ("block", "out", "in"),
-    "gradients": ("block", "out", "in"),
-    "updates": ("block", "out", "in"),
-    "spectra": ("block", "order"),
-    "gates": ("gate_row", "gate_col"),
-    "norms": (),
-}
-"""Groups with one array a layer -> its dimensions after ``step``."""
-MOMENTS = ("var_w", "var_dw", "cov_w_dw", "var_g", "cov_w_g")
-PLACES = ("block_row", "block_col", "block_height", "block_width")
-NO_ROWS = ("_step", *(f"_{place}" for place in PLACES))
+NO_ROWS = ("_step", *(f"_{place}" for place in CONSTANTS))
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 
 
@@ -70,9 +59,7 @@ class Layers(Mapping[str, Labelled]):
 
 
 def base_of(variable: str) -> str:
-    return next(
-        (variable.removesuffix(f"_{moment}") for moment in MOMENTS if variable.endswith(f"_{moment}")), variable
-    )
+    return next((variable.removesuffix(suffix) for suffix in MOMENT_SUFFIXES if variable.endswith(suffix)), variable)
 
 
 def label_of(variable: str, forms: Counter[str]) -> str:

@@ -12,17 +12,14 @@ import zarr
 
 from rmtnet.store.committed import Committed, committed, groups_of, nodes_of
 from rmtnet.store.layered import (
-    DIMS,
-    MOMENTS,
     NO_ROWS,
-    PLACES,
     Labelled,
     Layers,
     base_of,
     form_order,
     label_of,
 )
-from rmtnet.store.schema import decode
+from rmtnet.store.schema import CONSTANTS, DIMS, MOMENTS, decode
 from rmtnet.store.source import Source
 
 
@@ -224,7 +221,7 @@ class Run(Mapping[str, xr.DataArray]):
         self.source.check_size(self.arrays(group)[variable])
         places = {
             place: ("block", dataset[f"{variable}_{place}"].values)
-            for place in PLACES
+            for place in CONSTANTS
             if f"{variable}_{place}" in dataset
         }
         array = array.rename(dict(zip(array.dims, ("step", *DIMS[group]), strict=True)))

@@ -13,7 +13,8 @@ SCHEMA_VERSION = 2
 SCHEMA_KEY = "rmtnet_schema"
 FORMS = ("dense", "block_diagonal", "block_sparse")
 
-MOMENT_SUFFIXES = ("_var_w", "_var_dw", "_cov_w_dw", "_var_g", "_cov_w_g")
+MOMENTS = ("var_w", "var_dw", "cov_w_dw", "var_g", "cov_w_g")
+MOMENT_SUFFIXES = tuple(f"_{moment}" for moment in MOMENTS)
 # A layer called ``ip1_step`` would collide with the step coordinate of a layer called ``ip1``.
 _SUFFIXES = (
     *("_block", "_out", "_in", "_step", "_order", "_block_row", "_block_col", "_block_height", "_block_width"),
@@ -25,12 +26,19 @@ CHUNK_BYTES = 8 * 2**20
 LONGEST_CHUNK = 4096
 """Rows."""
 _DELTA_STEPS = 16
+MATRICES = ("weights", "gradients", "updates")
 MATRIX = ("block", "out", "in")
+DIMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(MATRICES, MATRIX),
+    "spectra": ("block", "order"),
+    "gates": ("gate_row", "gate_col"),
+    "norms": (),
+}
+"""Groups with one array a layer -> its dimensions after ``step``."""
 CONSTANTS = ("block_row", "block_col", "block_height", "block_width")
 """Suffixes of variables that tell one number a block."""
 FORM = ("form", "blocks", "block_out", "block_in")
 """Attributes that tell the form of a layer."""
-MATRICES = ("weights", "gradients", "updates")
 STATES = ("weights", "spectra", "gates", "metrics", "norms")
 """Groups whose row t tells of the weights after t optimizer steps."""
 TRANSITIONS = ("gradients", "updates", "moments")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtnet.store.layered import DIMS
 from rmtnet.store.reading import Run
+from rmtnet.store.schema import DIMS
 
 
 @dataclass(frozen=True)

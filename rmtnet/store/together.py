@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from rmtnet.store.layered import DIMS
 from rmtnet.store.reading import Run, open_run
+from rmtnet.store.schema import DIMS
 
 _ORIGIN = ("study", "network", "seed", "started")
 

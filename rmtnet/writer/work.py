@@ -30,7 +30,6 @@ class Writer:
         self.ring = ring
         self.commit_seconds = commit_seconds
         self._layouts: dict[int, Layout] = {}
-
         self._opened: RunWriter | None = None
         self._taken: list[Record] = []
         self._rows_taken: Counter[int] = Counter()
