@@ -2,6 +2,7 @@ import shutil
 import threading
 import time
 from functools import partial
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_rows_say_where_they_come_from(tmp_path):
     expected = {"form": "block_diagonal", "blocks": 2, "out_features": 6, "in_features": 36, "torch_name": "0.weight"}
     expected |= {"original_shape": "6x2x3x3", "dtype_original": "bfloat16", "module_type": "Conv2d"}
     assert run["0"].attrs == run["0"].attrs | expected
-    assert run.attrs["seed"] == 3 and run.attrs["torch_version"] == torch.__version__
+    assert run.attrs["seed"] == 3 and run.attrs["torch_version"] == version("torch")
 
 
 def test_rows_are_those_that_are_due_and_the_first_is_before_training(tmp_path):

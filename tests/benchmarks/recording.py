@@ -1,12 +1,13 @@
 """What recording every step costs a training, how fast a run is written and read: the tables of docs/benchmarks.md.
 
-    python tests/benchmarks/recording.py [overhead] [writing] [reading]
+    python tests/benchmarks/recording.py [overhead] [writing] [reading] [--device cuda]
 
 Wall time, blocks of steps with and without each recorder in turn.  The writer has the second core: run it on a quiet
 machine.  TensorBoard and wandb take part where they are installed.
 """
 
 import argparse
+import copy
 import importlib.util
 import itertools
 import os
@@ -43,9 +44,12 @@ SEED, BATCH = 0, 64
 class Training:
     """A model, its data and plain SGD with momentum."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, ...], layers: list[str] | None, block: int):
-        self.model, self.layers, self.block = model, layers, block
-        self.inputs, self.labels = torch.randn(BATCH, *shape), torch.randint(0, 10, (BATCH,))
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, ...], layers: list[str] | None, block: int, device: str = "cpu"
+    ):
+        self.model, self.layers, self.block, self.device = model.to(device), layers, block, device
+        self.inputs = torch.randn(BATCH, *shape).to(device)
+        self.labels = torch.randint(0, 10, (BATCH,)).to(device)
         self.optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
 
     @property
@@ -56,25 +60,33 @@ class Training:
         return {name: p for name, p in chosen if p.ndim == 2 and (self.layers is None or name in names)}
 
     def seconds(self, after: Callable[[], object] = lambda: None) -> float:
-        """Of one step, the median of a block; what the steps wait for at the block's end is not in it."""
-        taken = []
+        """Of one step, the mean of a block, until a GPU has done it; what a recorder does after it is not in it."""
+        self._wait()
+        began = time.perf_counter()
         for _ in range(self.block):
-            began = time.perf_counter()
             self.optimizer.zero_grad()
             functional.cross_entropy(self.model(self.inputs), self.labels).backward()
             self.optimizer.step()
             after()
-            taken.append(time.perf_counter() - began)
-        return float(np.mean(taken))
+        self._wait()
+        return (time.perf_counter() - began) / self.block
+
+    def _wait(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
 
 
-def trainings() -> Iterator[tuple[str, Training]]:
+def trainings(device: str) -> Iterator[tuple[str, Training]]:
     torch.manual_seed(SEED)
-    yield "LeNet-5, ip1 + ip2", Training(LeNet5(), (1, 28, 28), ["ip1", "ip2"], 40)
+    yield "LeNet-5, ip1 + ip2", Training(LeNet5(), (1, 28, 28), ["ip1", "ip2"], 40 if device == "cpu" else 400, device)
     mlp = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
-    yield "MLP 784-300-100-10", Training(mlp, (784,), None, 400)
+    yield "MLP 784-300-100-10", Training(mlp, (784,), None, 400, device)
     deep = nn.Sequential(*(part for _ in range(102) for part in (nn.Linear(131, 131), nn.ReLU())))
-    yield "102-layer MLP", Training(deep, (131,), None, 40)
+    yield "102-layer MLP", Training(deep, (131,), None, 40, device)
+    if device != "cpu":
+        feed_forward = [nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)] * 4
+        wide = nn.Sequential(*map(copy.deepcopy, feed_forward))
+        yield "4 feed-forwards 1024-4096-1024", Training(wide, (1024,), ["0"], 400, device)
 
 
 @contextmanager
@@ -85,11 +97,11 @@ def copying(training: Training, folder: Path) -> Iterator[Callable[[], object]]:
     ring = [[np.ones(tuple(weight.shape), np.float32) for weight in weights] for _ in range(size)]
     places = itertools.cycle(ring)
 
-    def copy() -> None:
+    def copy_rows() -> None:
         for room, weight in zip(next(places), weights, strict=True):
-            np.copyto(room, weight.detach().numpy())
+            np.copyto(room, weight.detach().cpu().numpy())
 
-    yield copy
+    yield copy_rows
 
 
 @contextmanager
@@ -116,7 +128,7 @@ def appending(training: Training, folder: Path) -> Iterator[Callable[[], object]
     def append() -> None:
         step = next(steps)
         rows = {
-            name: (("step", f"{name}_out", f"{name}_in"), weight.detach().numpy()[None])
+            name: (("step", f"{name}_out", f"{name}_in"), weight.detach().cpu().numpy()[None])
             for name, weight in training.weights.items()
         }
         dataset = xr.Dataset(rows, coords={"step": [step]})
@@ -150,9 +162,9 @@ CONTENDERS: dict[str, Callable[..., object]] = {
 }
 
 
-def overhead(rounds: int) -> None:
+def overhead(rounds: int, device: str) -> None:
     print("| training | recorder | step alone | with it: median | min | max | stalls |\n|---|---|--:|--:|--:|--:|--:|")
-    for what, training in trainings():
+    for what, training in trainings(device):
         training.seconds()
         for name, contender in CONTENDERS.items():
             slow = name in ("xarray append", "TensorBoard histograms")
@@ -242,7 +254,7 @@ def chunk_encoders(array: zarr.Array) -> list[Callable[[NDArray[np.float32]], ND
     return turn + [Blosc(codec.cname.value, codec.clevel, Blosc.BITSHUFFLE).encode for codec in packed]
 
 
-def writing(rounds: int) -> None:
+def writing(rounds: int, device: str) -> None:
     rows = {name: values[:ROWS] for name, values in real_rows(512).items()}
     size = sum(values.nbytes for values in rows.values()) / 2**20
     print("| codec | MB/s | of raw `write()`: median | min | max | of the codec alone | size |")
@@ -274,7 +286,7 @@ def timed(work: Callable[[], object], rounds: int) -> float:
     return float(np.median(taken))
 
 
-def reading(rounds: int) -> None:
+def reading(rounds: int, device: str) -> None:
     rows = {name: np.concatenate([values] * 2)[:1000] for name, values in real_rows(512).items()}
     print("| what | codec | seconds | goal |\n|---|---|--:|--:|")
     folder = Path(tempfile.mkdtemp())
@@ -301,10 +313,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=["overhead", "writing", "reading"])
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--device", default="cpu", help="of the trainings whose overhead is measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for table in options.tables:
-        {"overhead": overhead, "writing": writing, "reading": reading}[table](options.rounds)
+        {"overhead": overhead, "writing": writing, "reading": reading}[table](options.rounds, options.device)
         print()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "zarr", "xarray", "numcodecs"))
     print(f"Seed {SEED}; Python {platform.python_version()}, rmtnet {__version__}, {packages}; {os.cpu_count()} cores.")
