@@ -1,5 +1,18 @@
 """Layers whose weights are dense blocks, as torch modules."""
 
 from rmtnet.layers.block_diagonal import BlockDiagonalLinear
+from rmtnet.layers.block_sparse import BlockSparseLinear
+from rmtnet.layers.conv import BlockSparseConv2d, block_diagonal_conv
+from rmtnet.layers.functional import feature_major
+from rmtnet.layers.recurrent import BlockSparseLSTM
+from rmtnet.layers.swapping import swap_linear
 
-__all__ = ["BlockDiagonalLinear"]
+__all__ = [
+    "BlockDiagonalLinear",
+    "BlockSparseConv2d",
+    "BlockSparseLSTM",
+    "BlockSparseLinear",
+    "block_diagonal_conv",
+    "feature_major",
+    "swap_linear",
+]
