@@ -494,3 +494,22 @@ def test_units_that_cannot_be_meant_and_p_values_that_are_none_are_refused():
     with pytest.raises(ValueError, match="blocks must be at least 1"):
         pooled(0.1, 0)
     assert extreme([1.0, 2, 3], 3, 15, end="largest", kurtosis=1e300).p_value <= 1
+
+
+def test_intervals_of_weak_spikes_end_where_the_conditional_law_has_its_quantiles():
+    squares, least = np.array([32.1, 32.5, 33.5, 35.5]) ** 2, 32.0**2
+    sides = np.full(4, 200), np.full(4, 300)
+    low, high = strengths.intervals(squares, np.full(4, least), *sides, 2 / 60_000).T
+    here, found = (strengths._signals(at, 200, 300, 2 / 60_000) for at in (squares, np.array([least])))
+
+    def tail(theta, k):
+        return scipy.special.ndtr(theta - here[k]).mean() / scipy.special.ndtr(theta - found[0]).mean()
+
+    threshold = (200 * 300) ** 0.25
+    for k in range(4):
+        for end, share in ((low[k], 0.025), (high[k], 0.975)):
+            if threshold < end:
+                assert_allclose(tail(end, k), share, rtol=1e-6)
+            else:
+                assert tail(threshold, k) >= share
+    assert (low == 0).any() and (low > threshold).any()

@@ -38,7 +38,8 @@ FLOORS: dict[str, set[str]] = {
     "ring": {"numpy"},
     "writer": {"numpy", "rmtnet.ring", "rmtnet.spectra", "rmtnet.store"},
     "ranks": {"torch"},
-    "layers": {"torch"},
+    "layers": {"torch", "triton", "numba"},
+    "pruning": ARRAYS | {"torch", "rmtnet.layers"},
     "caffe": {"torch"},
     "networks": {"torch", "rmtnet.caffe", "rmtnet.layers"},
     "matrices": {"numpy", "torch"},
@@ -48,12 +49,17 @@ FLOORS: dict[str, set[str]] = {
     },
     "integrations": {"rmtnet.record", "transformers", "lightning", "pytorch_lightning"},
     "datasets": {"numpy", "pooch"},
-    "study": {"rmtnet.fingerprint", "torch", "rmtnet.caffe", "rmtnet.datasets", "rmtnet.schedules"},
-    "checkpoints": {"torch", "rmtnet.files", "rmtnet.store", "rmtnet.study"},
+    "study": {"rmtnet.fingerprint", "torch", "rmtnet.caffe", "rmtnet.datasets", "rmtnet.pruning", "rmtnet.schedules"},
+    "checkpoints": {"torch", "rmtnet.files", "rmtnet.fingerprint", "rmtnet.store"},
     "training": {
-        "rmtnet.checkpoints",
+        *("rmtnet.checkpoints", "rmtnet.pruning"),
         *("numpy", "torch", "rmtnet.datasets", "rmtnet.record", "rmtnet.schedules", "rmtnet.store", "rmtnet.study"),
     },
+    "language": {
+        *("numpy", "torch", "rmtnet.checkpoints", "rmtnet.datasets", "rmtnet.fingerprint", "rmtnet.networks"),
+        *("rmtnet.pruning", "rmtnet.record", "rmtnet.schedules", "rmtnet.store"),
+    },
+    "speed": {"numpy"},
     "files": set(),
     "fingerprint": set(),
     "_version": set(),
@@ -150,6 +156,7 @@ def test_the_library_names_no_room():
         ("import rmtnet.store", {"torch", "matplotlib"}),
         ("import rmtnet.plots", {"torch", "matplotlib.pyplot"}),
         ("import rmtnet.datasets", {"torch", "pooch", "mlxtend"}),
+        ("import rmtnet.layers, rmtnet.pruning", {"triton", "numba", "scipy.optimize", "xarray"}),
     ],
 )
 def test_what_an_import_does_not_load(statement, absent):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from rmtnet.laws import TracyWidom
+from rmtnet.laws.tracy_widom import tail_and_density
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tracy_widom.json").read_text())
 BETAS = [1, 2, 4]
@@ -102,3 +103,10 @@ def test_other_betas_are_refused(bad):
 def test_isf_refuses_shares_outside_0_to_1(bad):
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got " + str(bad)):
         TracyWidom().isf(bad)
+
+
+def test_tail_and_density_together_are_those_of_the_law():
+    x, law = np.array([-40.0, -20, -2, -1.9, 0, 5.9, 6.1, 50, 200, np.nan]), TracyWidom(1)
+    tail, density = tail_and_density(x)
+    assert_array_equal(tail, law.sf(x))
+    assert_array_equal(density, law.pdf(x))

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from rmtnet.laws import MarchenkoPastur, spiked
+from rmtnet.laws import MarchenkoPastur, formulas
 from rmtnet.laws.marchenko_pastur import Floats
-from rmtnet.laws.tracy_widom import TracyWidom, wishart_edge
+from rmtnet.laws.tracy_widom import TracyWidom
 
 Method = Literal["moment", "median", "quantiles", "likelihood"]
 
@@ -56,7 +56,7 @@ class Rest:
 
     def edge(self, variance: float) -> float:
         """What the largest eigenvalue of noise, of all blocks, hardly exceeds in 1 of 100 spectra."""
-        largest, scale = wishart_edge(*(max(side, 1) for side in self.sides))
+        largest, scale = formulas.wishart_edge(*(max(side, 1) for side in self.sides))
         # The variance is a fitted one; 2.33 is the normal law's 99 % point.
         fitted = 2.33 * largest * math.sqrt(2 / self.entries)
         return float(variance * (largest + math.hypot(_allowance(self.blocks) * scale, fitted)) / self.long)
@@ -97,7 +97,7 @@ def moment(values: Floats, rest: Rest) -> float:
     spikes = values[rest.kept :] * (rest.long / long)
 
     def corrected(variance: float) -> float:
-        strengths = spiked.strength(spikes / variance, short / long)
+        strengths = formulas.strength(spikes / variance, short / long)
         return total / (rest.entries - short * float(np.sum(1 / strengths)))
 
     return _fixed_point(corrected, total / rest.entries) if rest.outliers else total / rest.entries

@@ -1,5 +1,6 @@
 """Noise of a weight matrix: the fit with the layer's own kurtosis, and whether the law fits."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from rmtnet.bulk.structure import connected_stacks
 from rmtnet.checks import real
 from rmtnet.laws.marchenko_pastur import Floats
 from rmtnet.spectra import as_blocks, singular_values
+from rmtnet.spectra.threads import one_blas_thread
+from rmtnet.spectra.values import SINGLE_THREAD_SIDE
 
 # Entries to work on at once: they stay in the caches of a CPU.
 _PIECE = 2**17
@@ -133,11 +136,15 @@ def without_largest(matrix: Floats, count: int) -> Floats:
 
 def _kurtosis_without_largest(stack: Floats, counts: NDArray[np.intp], unit: float) -> float:
     """Of the entries of blocks, in a unit that keeps their powers in range, less so many singular triplets of each."""
+    import scipy.linalg  # noqa: F401  before its threads are counted
+
     second = fourth = 0.0
-    for piece in _rest(stack, counts):
-        squares = np.square(piece / unit)
-        second += float(squares.sum())
-        fourth += float(np.square(squares, out=squares).sum())
+    small = min(stack.shape[1:]) <= SINGLE_THREAD_SIDE
+    with one_blas_thread() if small else contextlib.nullcontext():
+        for piece in _rest(stack, counts):
+            squares = np.square(piece / unit).ravel()
+            second += float(squares.sum())
+            fourth += float(squares @ squares)
     return fourth * stack.size / second**2 if second else math.nan
 
 

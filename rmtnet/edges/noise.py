@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmtnet import checks, nulls
 from rmtnet.edges.simulated import Tail, extreme_tails
-from rmtnet.laws import TracyWidom
-from rmtnet.laws.tracy_widom import wishart_edge
+from rmtnet.laws.formulas import wishart_edge
+from rmtnet.laws.tracy_widom import tail_and_density
 
 Floats = NDArray[np.float64]
 
@@ -134,9 +134,9 @@ class Noise:
 
     def _fitted(self, x: Floats, position: float | Floats) -> Floats:
         """Tail of the Tracy-Widom variable, its eigenvalue ``position`` units from 0 being over a fitted variance."""
-        law = TracyWidom(1)
-        tail = law.sf(x)
-        slope = (law.pdf(x + _STEP) - law.pdf(x - _STEP)) / (2 * _STEP)
+        around = np.stack([x - _STEP, x, x + _STEP])
+        (_, tail, _), (before, _, after) = (part.reshape(around.shape) for part in tail_and_density(around.ravel()))
+        slope = (after - before) / (2 * _STEP)
         spread = ((self.kurtosis - 1) * (1 - 1 / self.sharing) - 2) / (self.short * self.long)
         change = -0.5 * spread * position**2 * np.divide(slope, tail, out=np.zeros_like(tail), where=tail > 1e-290)
         return np.minimum(tail * np.exp(np.minimum(change, -np.log(np.maximum(tail, 1e-300)))), 1.0)

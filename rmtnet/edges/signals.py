@@ -135,8 +135,8 @@ def _tested(split: Cleared, noise: Noise, level: float) -> tuple[Cleared, Floats
     p_values = np.full(split.squares.shape, np.nan)
     first, open_blocks = 0, split.alive
     while first < split.short and open_blocks.any():
-        # More and more at once: a hundred p-values take no longer than one.
-        orders = np.arange(first, min(2 * first + 1, split.short))
+        # As many as were sought before, then more and more: a hundred p-values take no longer than one.
+        orders = np.arange(first, min(max(2 * first, int(split.spikes.max())) + 1, split.short))
         p = order_p_values(split, np.tile(orders, (len(open_blocks), 1)), noise)
         spikes = np.logical_and.accumulate(p <= level, axis=1) & open_blocks[:, None]
         p_values[:, orders] = np.where(spikes, p, np.nan)

@@ -11,7 +11,7 @@ from rmtnet.laws import spiked
 Floats = NDArray[np.float64]
 Counts = NDArray[np.intp]
 
-_QUANTILE, _OUTSIDE = 1.959963984540054, 0.025
+_QUANTILE = 1.959963984540054  # of the normal law, 2.5 % beyond
 # Deviations of an entry by which the singular value of a weak spike is beyond the least that is found: about four
 # standard errors of theta.
 _WEAK = 4
@@ -40,28 +40,38 @@ def intervals(squares: Floats, least: Floats, short: Counts, long: Counts, sprea
     weak = np.sqrt(squares) < np.sqrt(least) + _WEAK
     for side in np.unique(short[weak]):
         these = weak & (short == side)
-        found[these] = _of_weak(squares[these], least[these], int(side), int(long[these][0]), spread)
+        found[these] = _of_weak(squares[these], least[these], int(side), int(long[these][0]), spread, found[these])
     return found
 
 
-def _of_weak(squares: Floats, least: Floats, short: int, long: int, spread: float) -> Floats:
-    from scipy.special import ndtr
-
+def _of_weak(squares: Floats, least: Floats, short: int, long: int, spread: float, start: Floats) -> Floats:
     blocks, own = np.unique(least, return_inverse=True)
     signals = _signals(np.append(squares, blocks), short, long, spread)
-    here, found = signals[: len(squares), None], signals[len(squares) :][own, None]
+    here, found = np.tile(signals[: len(squares)], (2, 1)), np.tile(signals[len(squares) :][own], (2, 1))
+    quantile = np.repeat([-_QUANTILE, _QUANTILE], len(squares))
 
-    def tail(theta: Floats) -> Floats:
-        """Of the law of what is found: how often it is as large."""
-        as_large, large_enough = (ndtr(theta[..., None] - than).mean(axis=-1) for than in (here, found))
-        return np.divide(as_large, large_enough, out=np.zeros_like(theta), where=large_enough > 0)
+    def excess(theta: Floats) -> tuple[Floats, Floats]:
+        """Of the normal quantile of how often what is found is as large, nearly a straight line; and its slope."""
+        value, slope = _conditional_quantile(theta[:, None] - here, theta[:, None] - found)
+        return value - quantile, slope
 
-    furthest = np.sqrt(squares) + 10
-    low = root(lambda at: tail(at) - _OUTSIDE, 0 * furthest, furthest)
-    high = root(lambda at: tail(at) - (1 - _OUTSIDE), 0 * furthest, furthest)
     # Those below the threshold look nearly alike.
-    threshold = (short * long) ** 0.25
-    return np.stack([np.where(low < threshold, 0, low), np.maximum(high, threshold)], axis=-1)
+    threshold = np.full(2 * len(squares), (short * long) ** 0.25)
+    theta = crossing(excess, threshold, start.T.ravel(), np.maximum(np.tile(np.sqrt(squares), 2) + 10, threshold))
+    theta[: len(squares)][theta[: len(squares)] <= threshold[0]] = 0
+    return theta.reshape(2, -1).T
+
+
+def _conditional_quantile(here: Floats, found: Floats) -> tuple[Floats, Floats]:
+    """(row,) normal quantile of one mixture (row, node) of normal tails over another; its slope in a shift of both."""
+    from scipy.special import ndtr, ndtri
+
+    large_enough = ndtr(found).mean(axis=1)
+    tail = np.divide(ndtr(here).mean(axis=1), large_enough, out=np.zeros(len(here)), where=large_enough > 0)
+    value = ndtri(np.minimum(tail, 1))
+    of_here, of_found = (np.exp(-(part**2) / 2).mean(axis=1) for part in (here, found))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return value, (of_here - tail * of_found) / (large_enough * np.exp(-(value**2) / 2))
 
 
 def _signals(squares: Floats, short: int, long: int, spread: float) -> Floats:
@@ -77,15 +87,16 @@ def _signals(squares: Floats, short: int, long: int, spread: float) -> Floats:
     scale = rng.gamma(1 / spread, spread, size=_DRAWS) if spread > 0 else np.ones(_DRAWS)
     x = squares[:, None] * scale
     depth = min(short, _DEPTH[1] + int(_DEPTH[0] * short ** (1 / 3)))
-    resolvent, below = _limit(x, short - depth, long - depth), np.ones(x.shape, dtype=bool)
-    for rows in range(short - depth + 1, short + 1):
-        q = 2 * rng.standard_gamma((rows - 1) / 2, size=_DRAWS) * resolvent
-        # Of the spike's own row one entry is left to the normal law.
-        row = 2 * rng.standard_gamma((long - short + rows - (rows == short)) / 2, size=_DRAWS)
-        left = x * (1 - q) - row
-        below &= (q < 1) & (left > 0)
-        resolvent = np.divide(1 - q, left, out=np.zeros_like(left), where=below)
-    signals = np.where(below, np.sqrt(np.maximum(left, 0) / scale), -np.inf)
+    resolvent, least = _limit(x, short - depth, long - depth), np.full(x.shape, np.inf)
+    # What has gone beyond once is counted out at the end: until then it may become infinite or NaN.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for rows in range(short - depth + 1, short + 1):
+            rest = 1 - 2 * rng.standard_gamma((rows - 1) / 2, size=_DRAWS) * resolvent
+            # Of the spike's own row one entry is left to the normal law.
+            row = 2 * rng.standard_gamma((long - short + rows - (rows == short)) / 2, size=_DRAWS)
+            left = x * rest - row  # not above 0 where the rest is not
+            resolvent, least = rest / left, np.minimum(least, left)
+    signals = np.where(least > 0, np.sqrt(np.maximum(left, 0) / scale), -np.inf)
     each = _DRAWS // _NODES
     return np.sort(signals, axis=1)[:, each // 2 :: each]
 
@@ -109,3 +120,21 @@ def root(function: Callable[[Floats], Floats], low: Floats, high: Floats) -> Flo
         last = 7 - negative[:, ::-1].argmax(axis=1)
         low, high = points[rows, last], points[rows, last + 1]
     return (low + high) / 2
+
+
+def crossing(function: Callable[[Floats], tuple[Floats, Floats]], low: Floats, start: Floats, high: Floats) -> Floats:
+    """(row,) where growing functions (row,), given with their slopes, are 0; low where they are not negative there.
+
+    By Newton's method, and by halves where that leads away.
+    """
+    high = np.where(function(low)[0] < 0, high, low)
+    here = np.clip(start, low, high)
+    for _ in range(100):
+        value, slope = function(here)
+        low, high = np.where(value < 0, here, low), np.where(value < 0, high, here)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            there = here - value / slope
+        before, here = here, np.where((low <= there) & (there <= high), there, (low + high) / 2)
+        if np.all(np.abs(here - before) < 1e-6):
+            break
+    return here

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rmtnet import checks
+from rmtnet.laws import formulas
 
 Floats = NDArray[np.float64]
 
@@ -26,10 +27,8 @@ def outlier(strength: ArrayLike, ratio: ArrayLike) -> Floats:
 
 def strength(eigenvalue: ArrayLike, ratio: ArrayLike) -> Floats:
     """The inverse of :func:`outlier`; the threshold ``sqrt(ratio)`` for eigenvalues inside the bulk."""
-    given, ratio = _checked(eigenvalue, "eigenvalue", ratio)
-    middle = np.maximum((given - 1 - ratio) / 2, np.sqrt(ratio))
-    # Factored: the square of a gigantic eigenvalue would overflow.
-    return middle + np.sqrt(middle - np.sqrt(ratio)) * np.sqrt(middle + np.sqrt(ratio))
+    found: Floats = formulas.strength(*_checked(eigenvalue, "eigenvalue", ratio))
+    return found
 
 
 def overlaps(strength: ArrayLike, ratio: ArrayLike) -> tuple[Floats, Floats]:

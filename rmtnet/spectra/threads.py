@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 def one_blas_thread() -> Iterator[int]:
     """Within, OpenBLAS works with one thread; gives the number that it had.
 
-    Only the main thread can set it: elsewhere all stays as it is, and the number is 1.
+    numpy and scipy have one each: import ``scipy.linalg`` before, where it is to be used within.  Only the main thread can set it: elsewhere all stays as it is, and the number is 1.
     """
-    libraries = _openblas() if threading.current_thread() is threading.main_thread() else None
+    is_main = threading.current_thread() is threading.main_thread()
+    libraries = _openblas("scipy.linalg" in sys.modules) if is_main else None
     if libraries is None:
         yield 1
         return
@@ -23,7 +25,8 @@ def one_blas_thread() -> Iterator[int]:
 
 
 @functools.cache
-def _openblas() -> Any:
+def _openblas(with_scipy: bool) -> Any:
+    """Those that are loaded, which the next call need not look for again."""
     try:
         from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
     except ModuleNotFoundError:
