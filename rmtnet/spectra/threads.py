@@ -12,7 +12,8 @@ from typing import Any
 def one_blas_thread() -> Iterator[int]:
     """Within, OpenBLAS works with one thread; gives the number that it had.
 
-    numpy and scipy have one each: import ``scipy.linalg`` before, where it is to be used within.  Only the main thread can set it: elsewhere all stays as it is, and the number is 1.
+    numpy and scipy have one each: import ``scipy.linalg`` before, where it is to be used within.  Only the main thread
+    can set it: elsewhere all stays as it is, and the number is 1.
     """
     is_main = threading.current_thread() is threading.main_thread()
     libraries = _openblas("scipy.linalg" in sys.modules) if is_main else None
