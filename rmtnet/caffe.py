@@ -1,5 +1,6 @@
 """Caffe's conventions that the papers trained under and torch does not share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ def xavier_uniform_(weight: torch.Tensor, fan_in: int, generator: torch.Generato
 
 
 class SGD(torch.optim.SGD):
-    """Stochastic gradient descent with Caffe's momentum buffer and "inv" rate policy.
+    """Stochastic gradient descent with Caffe's momentum buffer, and its "inv" and "multistep" rate policies.
 
-    At iteration t the rate is ``lr (1 + gamma t)^-power``.  The buffer holds rate x gradient,
+    At iteration t the rate is ``lr (1 + gamma t)^-power``, a tenth of it for each of ``drops`` that t has reached.  The
+    buffer holds rate x gradient,
     ``V <- momentum V + rate_t (G + weight_decay W)`` and ``W <- W - V``, so that a falling rate acts at once on new
     gradients only.  torch's buffer holds the gradient, ``v = V / rate_t``: the same iteration when its momentum is
     scaled by ``rate_(t-1) / rate_t``, as is done here.
@@ -34,6 +36,7 @@ class SGD(torch.optim.SGD):
     lr : rate at iteration 0; a group may have its own
     momentum, weight_decay : as in Caffe; weight decay acts on biases too
     gamma, power : of the rate policy; gamma = 0 keeps the rate fixed
+    drops : iterations from which the rate is a tenth of what it was
 
     References
     ----------
@@ -49,12 +52,13 @@ class SGD(torch.optim.SGD):
         *,
         gamma: float = 0.0,
         power: float = 0.0,
+        drops: Sequence[int] = (),
     ):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
         for group in self.param_groups:
             if not group["lr"] > 0:
                 raise ValueError(f"lr must be positive, got {group['lr']}")
-            group.update(gamma=gamma, power=power, iteration=0)
+            group.update(gamma=gamma, power=power, drops=list(drops), iteration=0)
         # Not by overriding step: torch would call other hooks twice, for the class and for its parent.
         self.register_step_pre_hook(_set_rates)
 
@@ -65,14 +69,18 @@ class SGD(torch.optim.SGD):
             self.register_step_pre_hook(_set_rates)
 
 
+_POLICY = ("gamma", "power", "drops", "iteration")
+
+
 def _set_rates(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    policy = {key: optimizer.param_groups[0][key] for key in ("gamma", "power", "iteration")}
+    policy = {key: optimizer.param_groups[0][key] for key in _POLICY}
     for group in optimizer.param_groups:
         # A group that was added later follows the policy of the first.
         group.update(policy)
         group.setdefault("base_lr", group["lr"])
         group.setdefault("base_momentum", group["momentum"])
         rate = group["base_lr"] * (1 + group["gamma"] * group["iteration"]) ** -group["power"]
+        rate *= 0.1 ** sum(group["iteration"] >= drop for drop in group["drops"])
         group["momentum"] = group["base_momentum"] * group["lr"] / rate
         group["lr"] = rate
         group["iteration"] += 1
@@ -93,6 +101,8 @@ class Solver:
     power: float = 0.75
     bias_rate: float = 2.0
     """Rate of the biases over that of the weights."""
+    drops: tuple[int, ...] = ()
+    """Iterations from which the rate is a tenth of what it was."""
 
     def __call__(self, model: nn.Module) -> SGD:
         named = dict(model.named_parameters())
@@ -106,4 +116,5 @@ class Solver:
             weight_decay=self.weight_decay,
             gamma=self.gamma,
             power=self.power,
+            drops=self.drops,
         )

@@ -4,23 +4,36 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from rmtnet.files import write_whole
+from rmtnet.fingerprint import text
 from rmtnet.store import open_run
-from rmtnet.study import Study
 
-_MAY_DIFFER = ("iterations", "device")
+_MAY_DIFFER = ("iterations", "epochs", "device")
 
 
-def store_path(study: Study, folder: Path) -> Path:
+class Declared(Protocol):
+    """A dataclass that declares a run, as :class:`rmtnet.study.Study`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Every field as text."""
+
+
+def store_path(study: Declared, folder: Path) -> Path:
     """Where the run of ``study`` is recorded."""
     return folder / f"{study.name}.zarr"
 
 
-def checkpoint_path(study: Study, folder: Path) -> Path:
+def checkpoint_path(study: Declared, folder: Path) -> Path:
     """Where its checkpoint is."""
     return folder / f"{study.name}.checkpoint.pt"
 
@@ -33,7 +46,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     write_whole(path, buffer.getbuffer())
 
 
-def load(study: Study, folder: Path) -> dict[str, Any] | None:
+def load(study: Declared, folder: Path) -> dict[str, Any] | None:
     """The checkpoint of ``study``, on the CPU; None if there is none.
 
     Raises
@@ -61,10 +74,13 @@ def load(study: Study, folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def check_same_study(study: Study, described: str, path: Path) -> None:
+def check_same_study(study: Declared, described: str, path: Path) -> None:
     """Refuse, naming the field, a run or checkpoint that was made by a study declared otherwise."""
-    was, now = json.loads(described), study.described
-    for field in dataclasses.fields(study):
+    fields = dataclasses.fields(study)
+    # A field that the rmtnet of that run did not have was at its default.
+    defaults = {field.name: text(field.default) for field in fields if field.default is not dataclasses.MISSING}
+    was, now = defaults | json.loads(described), study.described
+    for field in fields:
         old, new = was.get(field.name), now[field.name]
         if old != new and field.name not in _MAY_DIFFER:
             raise ValueError(

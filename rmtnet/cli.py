@@ -86,19 +86,21 @@ def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str
     Example:
         rmtnet train studies/lenet5_embedded.py -o runs/demo --set iterations=600
     """
-    from rmtnet import training
+    from rmtnet import language, training
     from rmtnet.study import chosen, load_studies, with_settings
     from rmtnet.terminal import TrainingProgress
 
     studies = with_settings(chosen(load_studies(study), only), dict(map(_key_value, settings)))
     folder = output or Path("runs") / study.stem
-    done = [training.steps_done(declared, folder) for declared in studies]
+    # Images and language are trained by different loops, which are asked the same.
+    loops: list[Any] = [language if isinstance(each, language.LanguageStudy) else training for each in studies]
+    done = [loop.steps_done(declared, folder) for loop, declared in zip(loops, studies, strict=True)]
     stores = []
     try:
         with TrainingProgress(sum(declared.iterations for declared in studies), sum(done)) as progress:
-            for declared, steps in zip(studies, done, strict=True):
-                progress.start(declared.name, steps, declared.iterations)
-                stores.append(training.run(declared, folder, progress=progress))
+            for loop, declared, steps in zip(loops, studies, done, strict=True):
+                progress.start(declared.name, steps, declared.iterations, unit=declared.unit)
+                stores.append(loop.run(declared, folder, progress=progress))
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise click.exceptions.Exit(130) from None

@@ -44,7 +44,8 @@ class TrainingProgress:
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
-        self._total, self._before, self._done, self._began = total, done, done, time.monotonic()
+        self._total, self._before, self._began = total, done, time.monotonic()
+        self._done = float(done)
         self._lines = not self._bars.console.is_terminal
         self._last_line = self._began
         self._all = self._bars.add_task("all runs", total=total, completed=done, note="")
@@ -61,18 +62,19 @@ class TrainingProgress:
         if not self._lines:
             self._bars.stop()
 
-    def start(self, name: str, done: int, total: int) -> None:
-        """A run begins, or goes on after ``done`` of ``total`` steps."""
+    def start(self, name: str, done: int, total: int, *, unit: str = "step") -> None:
+        """A run begins, or goes on after ``done`` of ``total`` steps, or of another ``unit``."""
         if self._run is not None:
             self._bars.remove_task(self._run)
-        self._name = name
+        self._name, self._unit, self._reached = name, unit, float(done)
         self._run = self._bars.add_task(name, total=total, completed=done, note="")
         if self._lines:
-            what = "is complete" if done >= total else f"goes on from step {done}" if done else "starts"
-            print(f"{name}: {what}, {total} steps", file=sys.stderr)
+            what = "is complete" if done >= total else f"goes on from {unit} {done}" if done else "starts"
+            print(f"{name}: {what}, {total} {unit}s", file=sys.stderr)
 
-    def __call__(self, step: int, loss: float) -> None:
-        self._done += 1
+    def __call__(self, step: float, loss: float) -> None:
+        self._done += step - self._reached
+        self._reached = step
         if not self._lines:
             self._bars.update(self._run, completed=step, note=f"loss {loss:.4f}")
             self._bars.update(self._all, completed=self._done)
@@ -82,7 +84,7 @@ class TrainingProgress:
             left = step_seconds * (self._total - self._done)
             share = 100 * self._done / self._total
             print(
-                f"{self._name}: step {step}, loss {loss:.4f}; all runs {share:.0f} %, {_clock(left)} left",
+                f"{self._name}: {self._unit} {step:.6g}, loss {loss:.4f}; all runs {share:.0f} %, {_clock(left)} left",
                 file=sys.stderr,
             )
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rmtnet import checkpoints, datasets
+from rmtnet.pruning import Pruner
 from rmtnet.record import Recorder
 from rmtnet.schedules import at
 from rmtnet.store import open_run
@@ -20,6 +21,8 @@ from rmtnet.study import Study
 _CHECKPOINT_SECONDS = 15.0
 _COMMIT_SECONDS = 10.0
 _TEST_BATCH = 1000
+_STEPS_UNSEEN = 50
+"""Steps between two looks at the loss on a GPU: each look waits for all that the GPU has queued."""
 
 
 class DataOrder:
@@ -60,6 +63,9 @@ class Training:
         as_tensors = functools.partial(map, lambda array: torch.from_numpy(array).to(study.device))
         self.images, self.labels = as_tensors((images.train_images, images.train_labels))
         self.test_images, self.test_labels = as_tensors((images.test_images, images.test_labels))
+        # In float64: float32 sums of 50,000 pixels go wrong in the fifth digit.
+        mean = images.train_images.mean(0, dtype=np.float64) if study.centre else np.zeros(1)
+        self.mean = torch.from_numpy(mean).to(study.device, torch.float32)
         self.order = DataOrder(len(self.labels), study.batch, study.seed)
         torch.manual_seed(study.seed)
         with _blamed_on(study, "network"):
@@ -70,28 +76,44 @@ class Training:
         with _blamed_on(study, "optimizer"):
             self.optimizer = study.optimizer(self.model)
         self.step = 0
+        self.pruner: Pruner | None = None
+        if study.pruning:
+            with _blamed_on(study, "pruning"):
+                self.pruner = study.pruning(self.model, self.optimizer)
 
-    def advance(self) -> float:
-        """Do one optimizer step; returns the loss of its batch."""
+    def advance(self) -> torch.Tensor:
+        """Do one optimizer step; returns the loss of its batch, without what a pruner adds to it."""
         samples = torch.from_numpy(self.order(self.step)).to(self.study.device)
         self.model.train()
         self.optimizer.zero_grad()
         loss = self.study.loss(self.model(self._pixels(self.images[samples])), self.labels[samples])
-        loss.backward()
+        (loss + self.pruner.penalty() if self.pruner else loss).backward()
         self.optimizer.step()
         self.step += 1
-        return loss.item()
+        if self.pruner:
+            self.pruner.step(self.step)
+        return loss.detach()
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the test images, on training images if asked for, and the pruner's statistics."""
+        metrics = {"accuracy": self._accuracy(self.test_images, self.test_labels)}
+        if asked := min(self.study.evaluate_train, len(self.labels)):
+            # Evenly spread: some datasets are sorted by class.
+            chosen = torch.arange(asked, device=self.labels.device) * len(self.labels) // asked
+            metrics["train_accuracy"] = self._accuracy(self.images[chosen], self.labels[chosen])
+        return metrics | (self.pruner.statistics() if self.pruner else {})
 
     @torch.no_grad()
-    def accuracy(self) -> float:
-        """Fraction of the test images that are classified right."""
+    def _accuracy(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        """Fraction of images that are classified right."""
         self.model.eval()
-        right = 0
-        for images, labels in zip(
-            self.test_images.split(_TEST_BATCH), self.test_labels.split(_TEST_BATCH), strict=True
-        ):
-            right += int((self.model(self._pixels(images)).argmax(1) == labels).sum())
-        return right / len(self.test_labels)
+        batches = zip(images.split(_TEST_BATCH), labels.split(_TEST_BATCH), strict=True)
+        right = [(self.model(self._pixels(part)).argmax(1) == known).sum() for part, known in batches]
+        return int(torch.stack(right).sum()) / len(labels)
+
+    def shapes(self) -> list[torch.Size]:
+        """Of all parameters: others, once a pruner has packed the model."""
+        return [parameter.shape for parameter in self.model.parameters()]
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`restore` needs to go on, of kinds that torch reads with ``weights_only``."""
@@ -100,6 +122,7 @@ class Training:
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "pruner": self.pruner.state_dict() if self.pruner else {},
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -107,6 +130,9 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave; a ValueError if it is of another network or optimizer."""
         try:
+            if self.pruner:
+                # First: it packs the model again, and changes the optimizer with it.
+                self.pruner.load_state_dict(state["pruner"])
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -119,7 +145,7 @@ class Training:
         self.step = state["step"]
 
     def _pixels(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float() * self.study.pixel_scale
+        return (images.float() - self.mean) * self.study.pixel_scale
 
 
 def _check_device(device: str) -> None:
@@ -182,7 +208,7 @@ def run(study: Study, folder: Path, *, progress: Callable[[int, float], None] | 
     Parameters
     ----------
     folder : where ``<name>.zarr`` and ``<name>.checkpoint.pt`` are
-    progress : called after every step with the steps done and the loss
+    progress : called after every step with the steps done and the last loss that was looked at
 
     Raises
     ------
@@ -219,19 +245,26 @@ def _train(
     training: Training, recorder: Recorder, checkpoint: Path, progress: Callable[[int, float], None] | None
 ) -> None:
     study, saved = training.study, time.monotonic()
+    unseen = 1 if training.labels.device.type == "cpu" else _STEPS_UNSEEN
     if training.step == 0 and study.evaluate(0):
-        recorder.log(accuracy=training.accuracy())
+        recorder.log(**training.evaluate())
     while training.step < study.iterations:
+        shapes = training.shapes()
         loss = training.advance()
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"{recorder.path}: the loss is {loss} at step {training.step}: lower the rate")
-        recorder.log(loss=loss)
+        if training.shapes() != shapes:
+            # Packed: its new form begins here, for a training that goes on from here knows no other.
+            recorder.observe()
         last = training.step == study.iterations
+        if last or training.step % unseen == 0 or training.step == 1:
+            seen = loss.item()
+            if not np.isfinite(seen):
+                raise FloatingPointError(f"{recorder.path}: the loss is {seen} at step {training.step}: lower the rate")
+        recorder.log(loss=loss)
         if last or study.evaluate(training.step):
-            recorder.log(accuracy=training.accuracy())
+            recorder.log(**training.evaluate())
         if last or time.monotonic() - saved > _CHECKPOINT_SECONDS:
             recorder.flush()
             checkpoints.save(training.state(), checkpoint)
             saved = time.monotonic()
         if progress:
-            progress(training.step, loss)
+            progress(training.step, seen)

@@ -32,6 +32,22 @@ def test_iterates_are_those_of_caffes_solver(gamma, power):
     np.testing.assert_allclose(weight.detach(), expected, rtol=1e-12)
 
 
+def test_a_rate_that_drops_is_caffes_multistep():
+    rng = np.random.default_rng(2)
+    start, gradients = rng.normal(size=5), rng.normal(size=(30, 5))
+    weight = nn.Parameter(torch.tensor(start))
+    optimizer = caffe.SGD([weight], lr=0.1, momentum=0.9, drops=(10, 25))
+    expected, history = start, np.zeros(5)
+    for t, gradient in enumerate(gradients):
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        history = 0.9 * history + (0.1 if t < 10 else 0.01 if t < 25 else 0.001) * gradient
+        expected = expected - history
+        np.testing.assert_allclose(weight.detach(), expected, rtol=1e-12)
+    solver = caffe.Solver(rate=0.001, gamma=0.0, drops=(3,))(nn.Linear(2, 2))
+    assert [group["drops"] for group in solver.param_groups] == [[3], [3]]
+
+
 def test_a_falling_rate_differs_from_torchs_own_momentum():
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=5), rng.normal(size=(30, 5))

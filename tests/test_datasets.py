@@ -1,6 +1,7 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pooch
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.io import savemat
 
 from rmtnet import datasets
 
@@ -267,7 +269,7 @@ def test_a_mirror_that_refuses_is_one_line(cache, monkeypatch):
 
 
 def test_a_mirror_that_never_answers_is_given_up(cache, monkeypatch):
-    monkeypatch.setattr(datasets, "TIMEOUT", (0.1, 0.1))
+    monkeypatch.setattr(datasets.fetching, "TIMEOUT", (0.1, 0.1))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         # It hangs up at last, which is another error: the test fails where TIMEOUT is not heeded.
         hang_up = threading.Timer(10, silent.close)
@@ -387,6 +389,114 @@ def test_real_mnist_has_its_published_sizes_class_counts_and_mean():
     small = datasets.load("mnist5k")
     known = {image.tobytes() for image in images.train_images}
     assert all(image.tobytes() in known for image in [*small.train_images, *small.test_images])
+
+
+def cifar(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """CIFAR-10's binary version, written image by image from its description."""
+    return b"".join(
+        bytes([label]) + b"".join(plane.tobytes() for plane in image)
+        for image, label in zip(images, labels, strict=True)
+    )
+
+
+@pytest.fixture
+def other_data(tmp_path, monkeypatch):
+    """Put files of a dataset into an RMTNET_DATA, and let its checksums be theirs."""
+    monkeypatch.setenv("RMTNET_DATA", str(tmp_path))
+    monkeypatch.setenv("RMTNET_CACHE", str(tmp_path / "cache"))
+
+    def put(name: str, contents: dict[str, bytes], algorithm: str) -> Path:
+        fill(tmp_path / name, contents)
+        prefix = "md5:" if algorithm == "md5" else ""
+        files = [
+            datasets.File(file, prefix + hashlib.new(algorithm, body).hexdigest(), len(body))
+            for file, body in contents.items()
+        ]
+        monkeypatch.setitem(datasets.SOURCES, name, replace(datasets.SOURCES[name], files=tuple(files)))
+        return tmp_path / name
+
+    return put
+
+
+def test_cifar_10_is_read_plane_by_plane_in_the_order_of_its_files(other_data):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    labels = rng.integers(0, 10, 12)
+    names = [file.name for file in datasets.SOURCES["cifar-10"].files]
+    parts = {name: cifar(images[2 * k : 2 * k + 2], labels[2 * k : 2 * k + 2]) for k, name in enumerate(names)}
+    folder = other_data("cifar-10", parts, "sha256")
+    found = datasets.load("cifar-10")
+    assert_array_equal(found.train_images, images[:10], strict=True)
+    assert_array_equal(found.train_labels, labels[:10], strict=True)
+    assert_array_equal(found.test_images, images[10:], strict=True)
+    assert_array_equal(found.test_labels, labels[10:], strict=True)
+    assert found.source == f"{folder}, SHA-256 verified"
+    assert found.train_images.flags.writeable and found.test_images.flags.writeable
+
+
+def test_cifar_10_that_is_nowhere_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("RMTNET_DATA", raising=False)
+    monkeypatch.setenv("RMTNET_CACHE", str(tmp_path))
+    message = r"data_batch_1.bin is not in .*, and there is no mirror of it: .*, or .*cifar-10-binary\.tar\.gz$"
+    with pytest.raises(OSError, match=message) as error:
+        datasets.load("cifar-10")
+    assert "\n" not in str(error.value)
+
+
+def svhn(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """A MATLAB file as SVHN's: (32, 32, 3, n) pixels, (n, 1) labels from 1 to 10."""
+    file = io.BytesIO()
+    savemat(file, {"X": images.transpose(2, 3, 1, 0), "y": labels[:, None]}, do_compression=True)
+    return file.getvalue()
+
+
+def test_svhn_is_read_with_its_tens_as_zeros_and_its_md5_checked(other_data):
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (14, 3, 32, 32), dtype=np.uint8)
+    labels = np.array([*range(1, 11), 10, 5, 1, 10], np.uint8)
+    names = [file.name for file in datasets.SOURCES["svhn"].files]
+    parts = {names[0]: svhn(images[:11], labels[:11]), names[1]: svhn(images[11:], labels[11:])}
+    folder = other_data("svhn", parts, "md5")
+    found = datasets.load("svhn")
+    assert_array_equal(found.train_images, images[:11], strict=True)
+    assert found.train_labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0]
+    assert_array_equal(found.test_images, images[11:], strict=True)
+    assert found.test_labels.tolist() == [5, 1, 0]
+    assert found.source == f"{folder}, MD5 verified"
+    (folder / names[1]).write_bytes(parts[names[0]])
+    with pytest.raises(ValueError, match=r"test_32x32\.mat has MD5 .*\.\.\., expected .*: delete it"):
+        datasets.load("svhn")
+
+
+def test_damaged_files_of_images_are_one_line(tmp_path):
+    path, labels = tmp_path / "images", np.array([3, 10])
+    pixels = np.zeros((2, 3, 32, 32), np.uint8)
+    whole = svhn(pixels, labels)
+    for read, content in (
+        (datasets.read_cifar, b""),
+        (datasets.read_cifar, cifar(pixels, labels)),
+        (datasets.read_cifar, cifar(pixels, labels % 10)[:-1]),
+        (datasets.read_svhn, whole[: len(whole) // 2]),
+        (datasets.read_svhn, b"not MATLAB's"),
+        (datasets.read_svhn, b""),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is damaged .*: delete it and fetch it again") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not os.environ.get("RMTNET_DATA"), reason="RMTNET_DATA is unset")
+def test_real_cifar_10_has_its_published_sizes_class_counts_and_means():
+    if datasets.locate("cifar-10") != "RMTNET_DATA":
+        pytest.skip("RMTNET_DATA holds no cifar-10")
+    images = datasets.load("cifar-10")
+    assert images.train_images.shape == (50_000, 3, 32, 32) and images.test_images.shape == (10_000, 3, 32, 32)
+    assert np.bincount(images.train_labels).tolist() == [5000] * 10
+    assert np.bincount(images.test_labels).tolist() == [1000] * 10
+    # The normalisation that is commonly used, of the channels red, green and blue.
+    means = images.train_images.mean((0, 2, 3)) / 255
+    np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,15 @@ FLOORS: dict[str, set[str]] = {
     },
     "integrations": {"rmtnet.record", "transformers", "lightning", "pytorch_lightning"},
     "datasets": {"numpy", "pooch"},
-    "study": {"rmtnet.fingerprint", "torch", "rmtnet.caffe", "rmtnet.datasets", "rmtnet.pruning", "rmtnet.schedules"},
+    "study": {
+        "rmtnet.fingerprint",
+        "torch",
+        "rmtnet.caffe",
+        "rmtnet.language",
+        "rmtnet.datasets",
+        "rmtnet.pruning",
+        "rmtnet.schedules",
+    },
     "checkpoints": {"torch", "rmtnet.files", "rmtnet.fingerprint", "rmtnet.store"},
     "training": {
         *("rmtnet.checkpoints", "rmtnet.pruning"),

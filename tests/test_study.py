@@ -81,7 +81,10 @@ def test_the_line_is_found_when_the_path_is_relative(tmp_path, monkeypatch):
         ({"batch": 0}, ValueError, "batch must be a whole number of at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be a whole number of at least 0, got -1"),
         ({"network": nn.Linear(2, 2).weight}, TypeError, "network must be callable"),
+        ({"evaluate_train": -1}, ValueError, "evaluate_train must be a whole number of at least 0, got -1"),
         ({"record": 100}, TypeError, "record must be callable, got 100"),
+        ({"pruning": 0.5}, TypeError, "pruning must be callable or None, got 0.5"),
+        ({"centre": 1}, TypeError, "centre must be True or False, got 1"),
         ({"what": "weights"}, TypeError, "what must be a list of names such as 'weights' and 'moments', got 'weights'"),
     ],
 )
@@ -110,7 +113,7 @@ def test_settings_change_a_field_of_every_study():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"iteration": "5"}, "cannot set 'iteration'; these can be set: batch, dataset, device, iterations"),
+        ({"iteration": "5"}, "cannot set 'iteration'; these can be set: batch, dataset, device, evaluate_train"),
         ({"network": "LeNet5"}, "cannot set 'network'"),
         ({"name": "x"}, "cannot set 'name'"),
         ({"iterations": "many"}, "iterations must be a whole number, got 'many'"),

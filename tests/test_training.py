@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from rmtnet import store, training
+from rmtnet import checkpoints, store, training
+from rmtnet.caffe import Solver
 from rmtnet.cli import main
 from rmtnet.datasets import Images
+from rmtnet.pruning import BlockDiagonalPruning
 from rmtnet.record import Recorder
 from rmtnet.schedules import every
 from rmtnet.study import Study, load_studies
@@ -388,3 +391,147 @@ def test_the_store_is_committed_before_the_checkpoint_is_written(tmp_path, monke
     monkeypatch.setattr("rmtnet.checkpoints.save", save)
     training.run(small(iterations=4), tmp_path)
     assert committed == [1, 2, 3, 4]
+
+
+# --- pixels, training accuracy
+
+
+def test_the_mean_training_image_is_subtracted_before_the_scale(tmp_path):
+    data, seen = images(), []
+
+    def looking():
+        model = wider_network()
+        model.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+        return model
+
+    training.run(small(network=looking, centre=True, pixel_scale=0.5, iterations=1, evaluate=every(9)), tmp_path)
+    mean = data.train_images.astype(float).mean(0)
+    batch = data.train_images[training.DataOrder(30, 8, 0)(0)]
+    first, _, step, last = seen
+    np.testing.assert_allclose(first, (data.train_images[:8] - mean) / 2, atol=1e-5)
+    np.testing.assert_allclose(step, (batch - mean) / 2, atol=1e-5)
+    # Of the training images, also where the test images are classified.
+    np.testing.assert_allclose(last, (data.test_images - mean) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "count"), [(10, 10), (1000, 30)])
+def test_the_accuracy_on_training_images_is_logged_when_asked_for(tmp_path, asked, count):
+    data = images()
+    study = small(network=wider_network, evaluate_train=asked, iterations=4, evaluate=every(2))
+    run = store.open_run(training.run(study, tmp_path))
+    assert run.metrics["train_accuracy"].notnull().values.tolist() == [True, False, True, False, True]
+    model = wider_network()
+    model.load_state_dict(torch.load(tmp_path / "small.checkpoint.pt", weights_only=True)["model"])
+    chosen = np.arange(count) * 30 // count
+    scores = model(torch.from_numpy(data.train_images[chosen]).float() / 256).argmax(1).numpy()
+    assert run.metrics["train_accuracy"].values[-1] == pytest.approx((scores == data.train_labels[chosen]).mean())
+
+
+# --- pruning
+
+
+def prunable_network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+BLOCKS = BlockDiagonalPruning({"1": 2}, dense=2, pruning=3, alpha=0.05, threshold=1e-3)
+
+
+def pruned(**fields):
+    return small(network=prunable_network, iterations=12, pruning=BLOCKS, evaluate=every(1), **fields)
+
+
+def off_blocks(weights):
+    """Weights of 6 x 4 matrices that are off two diagonal blocks, (step, 12)."""
+    return np.concatenate([weights[:, :3, 2:].reshape(-1, 6), weights[:, 3:, :2].reshape(-1, 6)], axis=1)
+
+
+def test_a_pruned_training_is_the_same_steps_written_out(tmp_path):
+    """Dense, pruning and block diagonal phase with torch alone, on a dense weight and a mask."""
+    run = store.open_run(training.run(pruned(), tmp_path))
+    data, order = images(), training.DataOrder(30, 8, 0)
+    torch.manual_seed(0)
+    model = prunable_network()
+    optimizer = Solver()(model)
+    weight, mask, off = model[1].weight, torch.ones(6, 4), torch.ones(6, 4)
+    off[:3, :2] = off[3:, 2:] = 0
+    states, losses = [weight.detach().clone()], []
+    for step in range(12):
+        batch = order(step)
+        scores = model(torch.from_numpy(data.train_images[batch]).float() / 256)
+        loss = nn.functional.cross_entropy(scores, torch.from_numpy(data.train_labels[batch]))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        (loss + (0.05 * (weight * off).abs().sum() if 2 <= step < 5 else 0)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            if 2 < step + 1 <= 5:
+                mask[(weight.abs() <= 1e-3) & (off > 0)] = 0
+            if step + 1 >= 5:
+                mask[off > 0] = 0
+            weight.mul_(mask)
+        states.append(weight.detach().clone())
+    expected = torch.stack(states).numpy()
+    dense, blocks = (run[name] for name in run.forms("1"))
+    assert (dense.shape[1:], blocks.shape[1:]) == ((1, 6, 4), (2, 3, 2))
+    assert dense.step.values.tolist() == list(range(6)) and blocks.step.values.tolist() == list(range(5, 13))
+    # A row holds what was removed before its step as 0; what its step removes is still there.
+    removed = (expected[:5] == 0) & (expected[1:6] == 0)
+    assert not dense[1:, 0].values[removed].any()
+    np.testing.assert_allclose(np.where(expected[:6] == 0, 0, dense[:, 0]), expected[:6], atol=1e-6)
+    inside = np.stack([expected[5:, :3, :2], expected[5:, 3:, 2:]], axis=1)
+    np.testing.assert_allclose(blocks, inside, atol=1e-6)
+    assert not off_blocks(expected[5:]).any() and off_blocks(expected[:3]).all()
+    np.testing.assert_allclose(run.metrics["loss"].values[1:], losses, rtol=1e-5)
+    assert run.metrics["1.sparsity"].values[[0, -1]].tolist() == [0, 0.5]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 9])
+def test_a_pruned_training_goes_on_where_it_stopped(tmp_path, monkeypatch, stop):
+    once = store.open_run(training.run(pruned(), tmp_path / "once"))
+
+    def interrupt(step, loss):
+        if step == stop:
+            raise Stopped
+
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0)
+    with pytest.raises(Stopped):
+        training.run(pruned(), tmp_path / "twice", progress=interrupt)
+    twice = store.open_run(training.run(pruned(), tmp_path / "twice"))
+    assert once.forms("1") == twice.forms("1") == ["1@0", "1@1"]
+    for name in once.forms("1"):
+        assert_array_equal(once[name], twice[name])
+    assert once.metrics.load().identical(twice.metrics.load())
+
+
+def test_a_pruning_that_does_not_fit_the_network_is_blamed_on_the_study(tmp_path):
+    wrong = BlockDiagonalPruning({"ip1": 2}, dense=2, pruning=3, alpha=0.05, threshold=1e-3)
+    with pytest.raises(ValueError, match=r"the pruning of study 'small' fails: .*'ip1'"):
+        training.run(small(pruning=wrong), tmp_path)
+
+
+def test_a_field_that_an_older_rmtnet_did_not_have_was_at_its_default(tmp_path):
+    described = json.dumps({name: text for name, text in small().described.items() if name != "centre"})
+    checkpoints.check_same_study(small(), described, tmp_path)
+    with pytest.raises(ValueError, match="centre is False, now True"):
+        checkpoints.check_same_study(small(centre=True), described, tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_training_on_a_gpu_is_that_of_the_cpu(tmp_path):
+    runs = [store.open_run(training.run(pruned(device=device), tmp_path / device)) for device in ("cpu", "cuda")]
+    for name in ("1@0", "1@1", "3"):
+        np.testing.assert_allclose(runs[0][name], runs[1][name], atol=1e-4)
+    for name in ("loss", "accuracy", "1.sparsity"):
+        np.testing.assert_allclose(runs[0].metrics[name], runs[1].metrics[name], atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_loss_that_is_no_number_ends_a_training_on_a_gpu_too(tmp_path):
+    study = small(loss=lambda scores, labels: scores.sum() * float("nan"), device="cuda", iterations=200)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1: lower the rate"):
+        training.run(study, tmp_path)

@@ -17,6 +17,7 @@ from rmtnet.layers import products_diagonal as products
 SMALL_BLOCK = 16
 SMALL_BATCH = 8
 LONGEST_MERGED = 128
+KERNEL_BLOCK = 128
 
 
 def block_diagonal_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -136,7 +137,7 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return products.feature_major(rows, weight, bias)
     if blocks == 1:
         return functional.linear(rows, weight.view(out, width), bias)
-    if rows.is_cuda and max(out, width) < SMALL_BLOCK:
+    if rows.is_cuda and max(out, width) <= KERNEL_BLOCK:
         from rmtnet.layers import kernels
 
         if kernels.available(rows, weight):
