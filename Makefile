@@ -44,10 +44,17 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+define draw
+	@for figure in $(2); do $(BIN)/python figures/$$figure.py data/results/$(1).nc -o data/figures || exit; done
+endef
+
 figures: $(VENV)/.installed
 	@mkdir -p data/figures
-	@for figure in $(FIGURES); do \
-	    $(BIN)/python figures/$$figure.py data/results/lenet5_mnist.nc -o data/figures || exit; done
+	$(call draw,lenet5_mnist,$(FIGURES))
+	$(call draw,speed_cpu,a_f01 a_f02 a_f03 b_f02)
+	$(call draw,cuda_convnet_accuracy,a_f04 a_f05)
+	$(call draw,cuda_convnet_sisters,a_f10 a_f11 a_f12)
+	$(call draw,block_sparse_lstm,b_f01)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m venv $(VENV)/bench

@@ -1,5 +1,6 @@
 """The networks of the papers."""
 
 from rmtnet.networks.images import CudaConvNet, InnerProductNet, LeNet5, inner_product
+from rmtnet.networks.language import AWDLSTM
 
-__all__ = ["CudaConvNet", "InnerProductNet", "LeNet5", "inner_product"]
+__all__ = ["AWDLSTM", "CudaConvNet", "InnerProductNet", "LeNet5", "inner_product"]
