@@ -79,10 +79,14 @@ def _set_rates(optimizer: torch.optim.Optimizer, *_: object) -> None:
         group.update(policy)
         group.setdefault("base_lr", group["lr"])
         group.setdefault("base_momentum", group["momentum"])
+        if group["lr"] != group.get("policy_lr", group["lr"]):
+            raise ValueError(
+                "caffe.SGD sets its own rates: give it gamma, power or drops in place of a torch scheduler"
+            )
         rate = group["base_lr"] * (1 + group["gamma"] * group["iteration"]) ** -group["power"]
         rate *= 0.1 ** sum(group["iteration"] >= drop for drop in group["drops"])
         group["momentum"] = group["base_momentum"] * group["lr"] / rate
-        group["lr"] = rate
+        group["lr"] = group["policy_lr"] = rate
         group["iteration"] += 1
 
 

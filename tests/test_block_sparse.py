@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import linear
 
-from rmtnet.layers import sparse_products
+from rmtnet.layers import BlockDiagonalLinear, BlockSparseConv2d, BlockSparseLSTM, sparse_products
 from rmtnet.layers.block_sparse import BlockSparseLinear
 from rmtnet.matrices import matrices
 
@@ -353,3 +353,27 @@ def test_inputs_and_blocks_of_other_shapes_are_refused():
         made().remove_blocks(torch.ones(4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"got torch\.int64"):
         made().remove_blocks(torch.arange(5))
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution", "lstm"])
+def test_a_look_at_the_dense_form_changes_no_random_numbers(kind):
+    layer, look = {
+        "linear": lambda: (BlockSparseLinear(4, 4, torch.eye(2) > 0), "to_dense"),
+        "convolution": lambda: (BlockSparseConv2d(4, 4, 3, torch.eye(2) > 0), "to_dense"),
+        "lstm": lambda: (BlockSparseLSTM(4, 4, block=2), "to_lstm"),
+    }[kind]()
+    before = torch.get_rng_state()
+    getattr(layer, look)()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_frozen_stays_frozen():
+    dense = nn.Linear(4, 4).requires_grad_(False)
+    for layer in (BlockSparseLinear.from_linear(dense, torch.eye(2) > 0), BlockDiagonalLinear.from_linear(dense, 2)):
+        assert {parameter.requires_grad for parameter in layer.parameters()} == {False}
+
+
+def test_a_mask_given_as_a_list_is_no_tensor_of_the_device_that_layers_are_made_on():
+    with torch.device("meta"):
+        layer = BlockSparseLinear(6, 4, [[True, False, True], [False, False, True]])
+    assert layer.weight.is_meta and layer.weight.shape == (3, 2, 2)

@@ -128,3 +128,14 @@ def test_a_group_that_is_added_later_follows_the_policy():
 def test_biases_of_recurrent_layers_are_biases_too():
     groups = caffe.Solver()(nn.LSTM(3, 2)).param_groups
     assert [len(group["params"]) for group in groups] == [2, 2]
+
+
+def test_a_scheduler_of_torch_is_refused_in_place_of_being_ignored():
+    model = nn.Linear(2, 2)
+    optimizer = caffe.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    with pytest.raises(ValueError, match="sets its own rates"):
+        optimizer.step()

@@ -38,7 +38,7 @@ FLOORS: dict[str, set[str]] = {
     "ring": {"numpy"},
     "writer": {"numpy", "rmtnet.ring", "rmtnet.spectra", "rmtnet.store"},
     "ranks": {"torch"},
-    "layers": {"torch", "triton", "numba"},
+    "layers": {"numpy", "torch", "triton", "numba"},
     "pruning": ARRAYS | {"torch", "rmtnet.layers"},
     "caffe": {"torch"},
     "networks": {"torch", "rmtnet.caffe", "rmtnet.layers"},

@@ -180,6 +180,8 @@ class BlockDiagonalLinear(nn.Module):
                 block.copy_(dense)
             if layer.bias is not None:
                 layer.bias.copy_(interleave(bias, back))
+                layer.bias.requires_grad_(bias.requires_grad)
+        layer.weight.requires_grad_(weight.requires_grad)
         return layer
 
     def to_dense(self) -> nn.Linear:

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from rmtnet.layers.kernels import BlockIndex, block_index
 from rmtnet.layers.sparse_products import block_sparse_linear
@@ -143,13 +144,17 @@ class BlockSparseLinear(nn.Module):
             layer.weight.copy_(cut(weight, layer.block_row, layer.block_col, layer.grid))
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
+                layer.bias.requires_grad_(linear.bias.requires_grad)
+        layer.weight.requires_grad_(weight.requires_grad)
         return layer
 
     @torch.no_grad()
     def to_dense(self) -> nn.Linear:
         """The same map as a dense layer, with zeros where no block is kept."""
         weight = self.weight
-        dense = nn.Linear(
+        # Not drawn: looking at a layer must not change the random numbers that a training draws next.
+        dense = skip_init(
+            nn.Linear,
             self.in_features,
             self.out_features,
             bias=self.bias is not None,
@@ -190,7 +195,7 @@ def scattered(blocks: torch.Tensor, row: torch.Tensor, col: torch.Tensor, grid: 
 
 def checked_mask(mask: Any, inputs: int, outputs: int) -> torch.Tensor:
     """The mask as a bool tensor on the CPU, if it can cut ``outputs`` x ``inputs`` into blocks."""
-    table = torch.as_tensor(mask).detach().cpu()
+    table = mask.detach().cpu() if isinstance(mask, torch.Tensor) else torch.as_tensor(mask, device="cpu")
     if table.is_floating_point() or table.is_complex():
         raise TypeError(f"mask must be bool, got {table.dtype}")
     if table.ndim != 2:

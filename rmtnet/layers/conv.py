@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.utils import _pair
+from torch.nn.utils import skip_init
 
 from rmtnet.layers.block_sparse import check_finite, checked_mask, cut, draw_by_fan_in, scattered
 
@@ -157,7 +158,7 @@ class BlockSparseConv2d(nn.Module):
     @torch.no_grad()
     def to_dense(self) -> nn.Conv2d:
         """The same map as a dense convolution, with zeros where no block is."""
-        dense = nn.Conv2d(**_like(self))
+        dense = skip_init(nn.Conv2d, **_like(self))
         matrix = scattered(self.weight, self.block_row, self.block_col, self.grid)
         dense.weight.copy_(matrix.view_as(dense.weight))
         if dense.bias is not None and self.bias is not None:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -154,14 +155,18 @@ class PermutedBlockLinear(BlockDiagonalLinear):
 
     order: torch.Tensor
 
-    def __init__(self, in_features: int, out_features: int, blocks: int):
-        super().__init__(in_features, out_features, blocks)
+    def __init__(self, in_features: int, out_features: int, blocks: int, bias: bool = True, **options: Any):
+        super().__init__(in_features, out_features, blocks, bias, **options)
         self.register_buffer("order", torch.randperm(blocks))
 
     @property
     def block_col(self) -> list[int]:  # type: ignore[override]
         columns: list[int] = self.order.tolist()
         return columns
+
+    @classmethod
+    def from_linear(cls, *_: Any, **__: Any) -> Self:
+        raise NotImplementedError("the order of a PermutedBlockLinear is drawn when it is made, not cut from a layer")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) -> (..., out_features)."""

@@ -249,7 +249,8 @@ class BlockSparseLSTM(nn.Module):
         """The same map as a dense LSTM, without weight drop, with zeros where no block is kept."""
         like = next(self.parameters())
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        lstm = nn.LSTM(**settings, device=like.device, dtype=like.dtype)
+        # Not drawn: looking at a layer must not change the random numbers that a training draws next.
+        lstm = nn.LSTM(**settings, device="meta", dtype=like.dtype).to_empty(device=like.device)
         for name, matrix in self._matrices().items():
             dense = matrix.to_dense()
             getattr(lstm, name).copy_(dense.weight)
