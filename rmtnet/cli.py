@@ -87,6 +87,7 @@ def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str
         rmtnet train studies/lenet5_embedded.py -o runs/demo --set iterations=600
     """
     from rmtnet import language, training
+    from rmtnet.checkpoints import checkpoint_path
     from rmtnet.study import chosen, load_studies, with_settings
     from rmtnet.terminal import TrainingProgress
 
@@ -95,14 +96,18 @@ def train(study: Path, output: Path | None, settings: tuple[str, ...], only: str
     # Images and language are trained by different loops, which are asked the same.
     loops: list[Any] = [language if isinstance(each, language.LanguageStudy) else training for each in studies]
     done = [loop.steps_done(declared, folder) for loop, declared in zip(loops, studies, strict=True)]
-    stores = []
+    stores, declared = [], studies[0]
     try:
         with TrainingProgress(sum(declared.iterations for declared in studies), sum(done)) as progress:
             for loop, declared, steps in zip(loops, studies, done, strict=True):
                 progress.start(declared.name, steps, declared.iterations, unit=declared.unit)
                 stores.append(loop.run(declared, folder, progress=progress))
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        saved = checkpoint_path(declared, folder).exists()
+        where = (
+            "goes on from the last checkpoint" if saved else f"begins {declared.name} anew: it had no checkpoint yet"
+        )
+        click.echo(f"stopped; the same command {where}", err=True)
         raise click.exceptions.Exit(130) from None
     for store in stores:
         click.echo(store)

@@ -7,6 +7,7 @@ measured: the images could not be had.
 from dataclasses import replace
 from pathlib import Path
 
-from rmtnet.study import load_studies
+from rmtnet.study import Study, load_studies
 
-study = [replace(one, dataset="svhn") for one in load_studies(Path(__file__).with_name("cuda_convnet_accuracy.py"))]
+on_cifar = load_studies(Path(__file__).with_name("cuda_convnet_accuracy.py"))
+study = [replace(one, dataset="svhn") for one in on_cifar if isinstance(one, Study)]

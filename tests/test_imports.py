@@ -64,9 +64,11 @@ FLOORS: dict[str, set[str]] = {
         *("numpy", "torch", "rmtnet.datasets", "rmtnet.record", "rmtnet.schedules", "rmtnet.store", "rmtnet.study"),
     },
     "language": {
-        *("numpy", "torch", "rmtnet.checkpoints", "rmtnet.datasets", "rmtnet.fingerprint", "rmtnet.networks"),
+        *("numpy", "torch", "rmtnet.checkpoints", "rmtnet.datasets", "rmtnet.fingerprint", "rmtnet.layers"),
+        "rmtnet.networks",
         *("rmtnet.pruning", "rmtnet.record", "rmtnet.schedules", "rmtnet.store"),
     },
+    "gates": {"numpy", "rmtnet.checks", "rmtnet.edges", "rmtnet.laws", "rmtnet.spectra"},
     "speed": {"numpy"},
     "files": set(),
     "fingerprint": set(),

@@ -496,3 +496,11 @@ def test_training_goes_on_alike_when_removed_blocks_are_packed_away(way):
         int(matrix.kept.sum()) for matrix in models[0].children()
     ]
     assert_same(models[1].to_lstm().state_dict().values(), models[0].to_lstm().state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "other", [nn.GRU(4, 4), nn.RNN(4, 4), nn.LSTMCell(4, 4)], ids=lambda value: type(value).__name__
+)
+def test_what_is_no_lstm_is_refused(other):
+    with pytest.raises(TypeError, match=r"must be a torch.nn.LSTM, got (GRU|RNN|LSTMCell)"):
+        BlockSparseLSTM.from_lstm(other)

@@ -50,7 +50,7 @@ def swap_linear(model: nn.Module, layers: Mapping[str, Make]) -> dict[str, nn.Mo
     new = {name: _made(name, old[name], make) for name, make in chosen.items()}
     for name, layer in new.items():
         _replace(model, old[name], layer)
-    _leave_fast_paths(model, set(new.values()))
+    leave_fast_paths(model, set(new.values()))
     return new
 
 
@@ -138,7 +138,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _leave_fast_paths(model: nn.Module, layers: set[nn.Module]) -> None:
+def leave_fast_paths(model: nn.Module, layers: set[nn.Module]) -> None:
     """In eval mode torch's encoders read their linear layers' weights as matrices: switch that off where layers are."""
     for module in model.modules():
         if not layers.isdisjoint(module.modules()):

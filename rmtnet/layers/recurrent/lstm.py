@@ -233,6 +233,8 @@ class BlockSparseLSTM(nn.Module):
         weight_drop: float = 0.0,
     ) -> Self:
         """The blocks of a dense LSTM that the masks keep (copied); weights off them are dropped."""
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"lstm must be a torch.nn.LSTM, got {type(lstm).__name__}")
         settings = {name: getattr(lstm, name) for name in _SETTINGS}
         layer = cls(**settings, device="meta", block=block, mask=mask, weight_drop=weight_drop)
         for name, grid in layer._grids(mask or {}).items():
