@@ -55,6 +55,7 @@ figures: $(VENV)/.installed
 	$(call draw,cuda_convnet_accuracy,a_f04 a_f05)
 	$(call draw,cuda_convnet_sisters,a_f10 a_f11 a_f12)
 	$(call draw,block_sparse_lstm,b_f01)
+	$(call draw,dynamic_mnist,c_f01 c_f02)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m venv $(VENV)/bench

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 
-import torch
 from torch import nn
 
 from rmtnet.layers.dynamic import DynamicBlockSparseLinear
