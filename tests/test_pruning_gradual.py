@@ -9,7 +9,17 @@ from torch.testing import assert_close
 
 from rmtnet import pruning
 from rmtnet.layers.block_sparse import BlockSparseLinear
-from rmtnet.pruning import Combined, GradualPruning, GroupLasso, PenaltyPruning, RandomPruning, cubic, linear
+from rmtnet.pruning import (
+    BlockDiagonalPruning,
+    Combined,
+    GradualPruning,
+    GroupLasso,
+    PenaltyPruning,
+    RandomPruning,
+    cubic,
+    gradual,
+    linear,
+)
 
 
 def network(seed=0):
@@ -169,6 +179,48 @@ def test_the_lowest_of_the_whole_model():
     assert int((~model[0].weight_mask).sum()) == round(0.4 * 128) - 31
 
 
+def test_of_the_whole_model_each_layer_keeps_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(4)])
+    with pytest.raises(ValueError, match=r"sparsity 0\.87 leaves 2 of 16 units, and each of 4 layers keeps one"):
+        GradualPruning(linear(0, 1, final=0.87), scope="model")(model, sgd(model))
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+    GradualPruning(linear(0, 1, final=0.75), scope="model")(model, sgd(model)).step(1)
+    assert [int(layer.weight_mask.sum()) for layer in model] == [1, 1, 1, 1]
+    # What would leave nothing of one layer by itself may be asked of all.
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 1))
+    GradualPruning(linear(0, 1, final=0.98), scope="model")(model, sgd(model)).step(1)
+    assert int(model[0].weight_mask.sum() + model[1].weight_mask.sum()) == 8
+
+
+@pytest.mark.parametrize("scope", gradual.SCOPES)
+def test_norms_are_ranked_only_where_something_is_due(monkeypatch, scope):
+    ranked, lowest = [], gradual._lowest
+    monkeypatch.setattr(gradual, "_lowest", lambda *arguments: ranked.append(1) or lowest(*arguments))
+    model = network()
+    pruner = GradualPruning(cubic(2, 10, final=0.5, every=4), scope=scope)(model, sgd(model))
+    for step in range(20):
+        pruner.step(step)
+    assert len(ranked) == 2 * (2 if scope == "layer" else 1)  # at steps 6 and 10
+    pruner.load_state_dict(pruner.state_dict())
+    for layer in (model[0], model[2]):
+        layer.weight_mask.fill_(True)  # as that of an older model
+    pruner.step(20)
+    assert pruner.statistics()["0.sparsity"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_lowest_are_those_of_a_stable_sort(dtype):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-1, 5, (60,), generator=generator).to(dtype)
+    scores[7] = torch.inf
+    for count in range(61):
+        expected = torch.zeros(60, dtype=torch.bool)
+        expected[scores.argsort(stable=True)[:count]] = True
+        assert torch.equal(gradual._lowest(scores, count), expected)
+
+
 def test_random_pruning_is_exact_and_repeats():
     masks = []
     for seed in (0, 0, 1):
@@ -271,7 +323,8 @@ def test_the_proximal_step_is_the_proximal_map(alpha, limit):
     optimizer = sgd(model, momentum=0.0)
     pruner = GroupLasso(alpha, block=(1, 12), limit=limit, proximal=True)(model, optimizer)
     weight = model[0].weight.detach().clone()
-    pruner.step(1)
+    model[0].weight.grad = torch.zeros_like(weight)
+    optimizer.step()
     assert_close(model[0].weight.detach(), proximal(weight, 0.1 * alpha, limit), rtol=1e-9, atol=1e-12)
     assert not pruner.penalty().requires_grad
 
@@ -284,11 +337,10 @@ def test_the_proximal_form_makes_blocks_zero_and_the_optimum_is_that_of_the_subg
     target = inputs @ torch.diag(torch.tensor([2.0, 1.0, 0.01, 0.01, 1.0, 0.0], dtype=torch.float64))[:, :4]
     optimizer = sgd(model, momentum=0.0)
     pruner = GroupLasso(0.2, block=(2, 3), proximal=True)(model, optimizer)
-    for step in range(1, 1500):
+    for _ in range(1500):
         optimizer.zero_grad()
         (0.5 * (model(inputs) - target).square().sum() / 50).backward()
         optimizer.step()
-        pruner.step(step)
     weight, gradient = model[0].weight.detach(), model[0].weight.grad
     for rows, columns in ((0, 0), (0, 3), (2, 0), (2, 3)):
         block = weight[rows : rows + 2, columns : columns + 3]
@@ -298,6 +350,67 @@ def test_the_proximal_form_makes_blocks_zero_and_the_optimum_is_that_of_the_subg
         else:
             assert slope.norm() <= 0.2 + 1e-9
     assert pruner.statistics()["0.zero_blocks"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_16_bit_weights_are_summed_in_32(dtype):
+    model = nn.Sequential(nn.Linear(1024, 1024, dtype=dtype))
+    weight = nn.init.uniform_(model[0].weight, 1, 2, generator=torch.Generator().manual_seed(0))
+    pruner = GroupLasso(1.0, block=(16, 16))(model, sgd(model))
+    norms = weight.detach().double().unflatten(0, (64, 16)).unflatten(2, (64, 16)).square().sum((1, 3)).sqrt()
+    assert pruner.penalty().item() == pytest.approx(norms.sum().item(), rel=1e-6)  # above 65504, float16's largest
+    pruner.penalty().backward()
+    expected = weight.detach().double() / norms.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    assert_close(weight.grad.double(), expected, rtol=1e-2, atol=0)
+
+
+def test_removed_blocks_that_momentum_has_filled_have_no_norm():
+    model = sparse_network()
+    dense = network()
+    for layer in (model[0], dense[0]):
+        pruner = GroupLasso(1.0, ["0"], None if layer is model[0] else (2, 3))
+        pruner = pruner(model if layer is model[0] else dense, sgd(model))
+        blocks = torch.arange(22) < 20 if layer is model[0] else None
+        if blocks is None:
+            layer.register_buffer("weight_mask", torch.zeros(8, 12, dtype=torch.bool))
+            layer.weight_mask[:2, :3] = True
+            expected, share = layer.weight[:2, :3].norm().item(), 15 / 16
+        else:
+            layer.remove_blocks(blocks)
+            with torch.no_grad():
+                layer.weight[blocks] = 5.0
+            expected, share = layer.weight[20:].flatten(1).norm(dim=1).sum().item(), 20 / 22
+        assert pruner.penalty().item() == pytest.approx(expected, rel=1e-6)
+        pruner.penalty().backward()
+        assert int(torch.count_nonzero(layer.weight.grad)) == (6 if blocks is None else 8)
+        assert pruner.statistics() == {"0.zero_blocks": pytest.approx(share)}
+
+
+def test_the_proximal_form_shrinks_once_at_each_step_of_the_optimizer():
+    class Inner(torch.optim.SGD):
+        def step(self, closure=None):  # torch calls the hooks for both classes
+            return super().step(closure)
+
+    ends = []
+    for make in (torch.optim.SGD, Inner):
+        model = network()
+        optimizer = make(model.parameters(), lr=0.1, fused=True)
+        model[2].requires_grad_(False)
+        frozen = model[2].weight.detach().clone()
+        GroupLasso(0.1, block=(4, 4), proximal=True)(model, optimizer)
+        expected = model[0].weight.detach().clone()
+        model[0].weight.grad = torch.zeros_like(expected)
+        for _ in range(3):  # nobody calls the pruner's step
+            optimizer.step()
+            norms = pruning.block_norms(expected, (4, 4)).repeat_interleave(4, 0).repeat_interleave(4, 1)
+            expected *= torch.relu(1 - 0.01 / norms)
+        ends.append(model[0].weight.detach())
+        assert_close(ends[-1], expected)
+        assert torch.equal(model[2].weight, frozen)
+        # As GradScaler does where it found infinite gradients.
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(1), torch.ones(1)
+        optimizer.step()
+        assert_close(model[0].weight.detach(), expected)
 
 
 def test_lasso_and_pre_pruning_together():
@@ -313,6 +426,31 @@ def test_lasso_and_pre_pruning_together():
     }
 
 
+def test_what_several_have_removed_is_told_in_its_order():
+    model = network()
+    first = GradualPruning(linear(0, 4, final=0.5, every=2), layers=["0"])
+    second = GradualPruning(linear(0, 4, final=0.5), layers=["2"])
+    pruner = Combined((GroupLasso(0.1, ["0"], (2, 3)), Combined((first, second))))(model, sgd(model))
+    for step in range(1, 5):
+        pruner.step(step)
+    assert [(each.step, each.layer) for each in pruner.removals] == [
+        (1, "2"), (2, "0"), (2, "2"), (3, "2"), (4, "0"), (4, "2")
+    ]  # fmt: skip
+    assert [units.name for units in pruner.units] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    "other", [GradualPruning(linear(0, 5, final=0.5)), Combined((GroupLasso(0.1, ["*"], (2, 2)),))]
+)
+def test_a_layer_that_will_be_replaced_is_no_other_recipes(other):
+    model = network()
+    blocks = BlockDiagonalPruning({"0": 4}, dense=1, pruning=2, alpha=0.1, threshold=0.1)
+    for recipes in ((blocks, other), (other, blocks)):
+        with pytest.raises(ValueError, match="0 is replaced by block layers: no other recipe can prune it"):
+            Combined(recipes)(model, sgd(model))
+    Combined((blocks, GradualPruning(linear(0, 5, final=0.5), layers=["2"])))(model, sgd(model))
+
+
 # --- mistakes
 
 
@@ -324,6 +462,12 @@ def test_lasso_and_pre_pruning_together():
         (lambda: RandomPruning(1.0), r"must lie in \[0, 1\)"),
         (lambda: GradualPruning(linear(0, 5, final=0.999)), "leaves nothing of 0, which has 96 units"),
         (lambda: RandomPruning(0.9, "outputs"), "leaves nothing of 2, which has 4 units"),
+        (lambda: GradualPruning(linear(0, 5, initial=0.6, final=0.5)), "sparsity cannot fall, from 0.6 to 0.5"),
+        (lambda: GradualPruning(linear(0, 5, initial=1.0), kept={"0": 9}), r"must lie in \[0, 1\), got 1.0"),
+        (
+            lambda: GradualPruning(linear(0, 5, initial=0.5), kept={"0": 90}),
+            "cannot fall: 48 units of 0 are removed first, 6 in the end",
+        ),
         (lambda: GradualPruning(linear(0, 5, final=0.5), "rows"), "unit must be one of weights, outputs, blocks"),
         (lambda: GradualPruning(linear(0, 5, final=0.5), "blocks"), "no layer that can be pruned this way"),
         (

@@ -238,11 +238,57 @@ def test_gradients_are_those_of_the_scaled_loss_under_amp(fused):
             scaler.update()
             pruner.step(step)
     assert_close(model[0].weight, other[0].weight)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        BlockDiagonalPruning({"0": 4}, dense=0, pruning=9, alpha=0.1, threshold=0.1),
+        PenaltyPruning(alpha=0.1, threshold=0.1, end=9),
+    ],
+)
+def test_a_step_that_is_skipped_removes_nothing(fused, recipe):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    recipe(model, optimizer)
     before = model[0].weight.detach().clone()
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(model(torch.full((1, 12), torch.inf)).sum()).backward()
-    scaler.step(pruners[0].optimizer)
-    assert torch.equal(model[0].weight.detach(), before)
+    scaler.step(optimizer)
+    assert torch.equal(model[0].weight.detach(), before) and bool(model[0].weight_mask.all())
+
+
+def test_frozen_layers_have_no_penalty():
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = PenaltyPruning(alpha=0.1, threshold=0.0, end=9)(model, optimizer)
+    before = [model[k].weight.detach().clone() for k in (0, 2)]
+    train(model, optimizer, pruner, 3)
+    assert torch.equal(model[0].weight, before[0]) and model[0].weight.grad is None
+    assert not torch.equal(model[2].weight, before[1])
+
+
+def test_weights_may_change_their_kind_of_number():
+    model = network().double()
+    pruner = PenaltyPruning(alpha=0.1, threshold=0.01, end=9)(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    expected = pruner.penalty().item()
+    model.bfloat16()
+    assert pruner.penalty().item() == pytest.approx(expected, rel=1e-2)
+
+
+def test_weights_are_counted_only_where_so_many_are_to_be_left(monkeypatch):
+    counted = []
+    count_above = pruning.region.Region.count_above
+    monkeypatch.setattr(
+        pruning.region.Region, "count_above", lambda *arguments: counted.append(1) or count_above(*arguments)
+    )
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recipe = PenaltyPruning(alpha=0.1, threshold=0.01, end=9, layers=["0", "2"], kept={"2": 5})
+    train(model, optimizer, recipe(model, optimizer), 3)
+    assert len(counted) == 3
 
 
 def test_closures_are_given_the_penalty_too():
@@ -407,6 +453,29 @@ def test_weights_that_are_no_numbers_are_told():
         model[0].weight[1, 1] = torch.nan
     with pytest.raises(ValueError, match="weight of 0 holds NaN"):
         BlockDiagonalPruning(**GOOD)(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "Adafactor", "Muon"])
+def test_an_optimizer_that_cannot_go_on_with_blocks_is_refused_before_it_trains(name):
+    if not hasattr(torch.optim, name):
+        pytest.skip(f"this torch has no {name}")
+    model = network()
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    pruner = BlockDiagonalPruning(**GOOD)(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = getattr(torch.optim, name)(matrices)
+    for begin in (pruner.attach, lambda optimizer: BlockDiagonalPruning(**GOOD)(model, optimizer)):
+        with pytest.raises(ValueError, match=f"{name} .*: take another optimizer"):
+            begin(optimizer)
+    PenaltyPruning(alpha=0.1, threshold=0.1, end=3)(model, optimizer)
+
+
+def test_a_shared_weight_is_refused_before_it_trains():
+    model = nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 12))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"0\.weight and 1\.weight are one parameter"):
+        BlockDiagonalPruning({"1": 4}, dense=1, pruning=2, alpha=0.1, threshold=0.1)(
+            model, torch.optim.SGD(model.parameters(), lr=0.1)
+        )
 
 
 @pytest.mark.parametrize(

@@ -19,25 +19,43 @@ class Exchange(NamedTuple):
     """A tensor of the old shape -> one of the new shape."""
 
 
-def cut_parameter(old: nn.Parameter, cut: Cut, mask: torch.Tensor | None = None) -> nn.Parameter:
-    """A parameter cut from another one, with its gradient, and 0 where the mask is False."""
-    values = old.detach() if mask is None else old.detach() * mask
-    new = nn.Parameter(cut(values), requires_grad=old.requires_grad)
+def cut_parameter(old: nn.Parameter, cut: Cut) -> nn.Parameter:
+    """A parameter cut from another one, with its gradient."""
+    new = nn.Parameter(cut(old.detach()), requires_grad=old.requires_grad)
     if old.grad is not None:
         new.grad = cut(old.grad)
     return new
 
 
-def check_not_tied(model: nn.Module, exchanges: Iterable[Exchange]) -> None:
-    """A ValueError if one of the old parameters belongs to two modules."""
+def check_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """A ValueError if one of the parameters to be exchanged belongs to two modules, or has hooks."""
     owned = [
         (parameter, f"{path}.{name}")
         for path, module in model.named_modules()
         for name, parameter in module._parameters.items()
     ]
-    for each in exchanges:
-        if len(shared := [name for parameter, name in owned if parameter is each.old]) > 1:
-            raise ValueError(f"{' and '.join(shared)} are one parameter: a layer that shares its weight is not packed")
+    for each in parameters:
+        names = [name for parameter, name in owned if parameter is each]
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} are one parameter: a layer that shares its weight is not packed")
+        if each._backward_hooks or each._post_accumulate_grad_hooks:
+            raise ValueError(f"{names[0]} has hooks, which would be lost: register them after the packing")
+
+
+_UNFIT = {
+    "LBFGS": "keeps one vector of all parameters, from which none can be cut",
+    "Adafactor": "keeps sums over rows and columns of a weight, from which those of its blocks cannot be cut",
+    "Muon": "trains matrices only, and the weight of a block layer is a stack of them",
+}
+"""Optimizers of torch that blocks cannot be put in the hands of while they train."""
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, kinds: Iterable[str] = tuple(_UNFIT)) -> None:
+    """A ValueError if it is of a kind that cannot go on with block layers."""
+    for name in kinds:
+        kind = getattr(torch.optim, name, None)  # older torch has no Muon
+        if kind is not None and isinstance(optimizer, kind):
+            raise ValueError(f"{name} {_UNFIT[name]}: take another optimizer")
 
 
 def exchange(optimizer: torch.optim.Optimizer, exchanges: Sequence[Exchange]) -> None:
@@ -48,8 +66,8 @@ def exchange(optimizer: torch.optim.Optimizer, exchanges: Sequence[Exchange]) ->
     ValueError
         If it remembers something that cannot be cut; nothing is replaced then.
     """
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError("LBFGS keeps one vector of all parameters, from which none can be cut: make a new optimizer")
+    stacks = any(each.new.ndim > 2 for each in exchanges)
+    check_optimizer(optimizer, ("LBFGS", "Muon") if stacks else ("LBFGS",))
     states = {each: _cut_state(optimizer, each) for each in exchanges if each.old in optimizer.state}
     new = {id(each.old): each.new for each in exchanges}
     for group in optimizer.param_groups:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ class GradualPruning:
 
     Examples
     --------
+    >>> from rmtnet.pruning import cubic, linear
     >>> agp = GradualPruning(cubic(0, 1000, final=0.9, every=100))
     >>> nodes = GradualPruning(linear(100, 900, every=100), "outputs", kept={"ip1": 2})
     """
@@ -49,8 +51,11 @@ class GradualPruning:
         check_units(self.unit, self.block)
         if self.scope not in SCOPES:
             raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
+        check_sparsity(self.sparsity.initial)
         if self.kept is None:
-            check_sparsity(self.sparsity.initial, self.sparsity.final)
+            check_sparsity(self.sparsity.final)
+            if self.sparsity.initial > self.sparsity.final:
+                raise ValueError(f"sparsity cannot fall, from {self.sparsity.initial} to {self.sparsity.final}")
         elif self.scope == "model":
             raise ValueError("kept tells how many units each layer keeps: leave out scope='model'")
 
@@ -61,9 +66,17 @@ class GradualPruning:
         kept = assign(model, self.kept, suitable) if self.kept else {}
         for each in units:
             check_kept(each, kept.get(each.name))
-            if each.name not in kept:
-                check_share(each, self.sparsity.final)
-        return _Gradual(model, optimizer, self, units, kept)
+            if self.scope == "layer":
+                _check_ramp(each, self._ramp(each, kept))
+        if self.scope == "model":
+            return _GradualTogether(model, optimizer, units, self.sparsity)
+        return _Gradual(model, optimizer, units, {each.name: self._ramp(each, kept) for each in units})
+
+    def _ramp(self, units: Units, kept: Mapping[str, int]) -> Ramp:
+        """That of one layer."""
+        if units.name not in kept:
+            return self.sparsity
+        return dataclasses.replace(self.sparsity, final=1 - kept[units.name] / units.alive.numel())
 
 
 @dataclass(frozen=True)
@@ -92,38 +105,67 @@ class RandomPruning:
 
 
 class _Gradual(Pruner):
+    """Prunes each layer along its own ramp."""
+
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        recipe: GradualPruning,
-        units: Sequence[Units],
-        kept: Mapping[str, int],
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, units: Sequence[Units], ramps: Mapping[str, Ramp]
     ):
         super().__init__(model, optimizer, units)
-        self._ramp, self._scope, self._kept = recipe.sparsity, recipe.scope, kept
+        self._ramps = ramps
+        self._sizes = {each.name: each.alive.numel() for each in units}
+        self._removed = dict.fromkeys(self._sizes, 0)
 
     def step(self, step: int) -> None:
         self._step = step
-        if step < self._ramp.begin or not self.units:
-            return
-        if self._scope == "model":
-            self._prune_together(self._ramp(step))
-            return
         for units in self.units:
-            size = units.alive.numel()
-            ramp = self._ramp
-            if units.name in self._kept:
-                ramp = dataclasses.replace(ramp, final=1 - self._kept[units.name] / size)
-            self._remove(units, lowest(units, round(ramp(step) * size)))
+            ramp, size = self._ramps[units.name], self._sizes[units.name]
+            due = round(ramp(step) * size)
+            if step >= ramp.begin and due > self._removed[units.name]:
+                packed = size - units.alive.numel()  # by pack_nodes
+                self._remove(units, lowest(units, due - packed))
+                self._removed[units.name] = due
 
-    def _prune_together(self, sparsity: float) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "sizes": dict(self._sizes)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._sizes |= state.get("sizes", {})
+        self._removed = dict.fromkeys(self._sizes, 0)  # the masks of the model that is loaded may be older
+
+
+class _GradualTogether(Pruner):
+    """Prunes all layers along one ramp."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, units: Sequence[Units], ramp: Ramp):
+        super().__init__(model, optimizer, units)
+        self._ramp, self._removed = ramp, 0
+        self._size = sum(each.alive.numel() for each in units)
+        if (left := self._size - round(ramp.final * self._size)) < len(units):
+            raise ValueError(
+                f"sparsity {ramp.final} leaves {left} of {self._size} units, and each of {len(units)} layers keeps one"
+            )
+
+    def step(self, step: int) -> None:
+        self._step, due = step, round(self._ramp(step) * self._size)
+        if step < self._ramp.begin or due <= self._removed:
+            return
         scores = [_scores(units).reshape(-1) for units in self.units]
         for each in scores:
             each[each.argmax()] = torch.inf
-        dead = _lowest(torch.cat(scores), round(sparsity * sum(each.numel() for each in scores)))
-        for units, each in zip(self.units, dead.split([each.numel() for each in scores]), strict=True):
+        sizes = [each.numel() for each in scores]
+        packed = self._size - sum(sizes)  # by pack_nodes
+        dead = _lowest(torch.cat(scores), due - packed)
+        for units, each in zip(self.units, dead.split(sizes), strict=True):
             self._remove(units, each.view(units.alive.shape))
+        self._removed = due
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "size": self._size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._size, self._removed = state.get("size", self._size), 0
 
 
 class _Random(Pruner):
@@ -149,9 +191,12 @@ def _scores(units: Units) -> torch.Tensor:
 
 
 def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    found = torch.zeros_like(scores, dtype=torch.bool)
-    found[scores.argsort(stable=True)[:count]] = True
-    return found
+    """Bool, True for the ``count`` lowest; of equal ones the first."""
+    if count < 1:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    last = scores.float().kthvalue(count).values if scores.dtype.itemsize < 4 else scores.kthvalue(count).values
+    equal, below = scores == last, scores < last
+    return below | (equal & (equal.cumsum(0) <= count - below.sum()))
 
 
 def check_units(unit: str, block: tuple[int, int] | None) -> None:
@@ -174,6 +219,15 @@ def check_share(units: Units, sparsity: float) -> None:
     size = units.alive.numel()
     if round(sparsity * size) >= size:
         raise ValueError(f"sparsity {sparsity} leaves nothing of {units.name}, which has {size} units")
+
+
+def _check_ramp(units: Units, ramp: Ramp) -> None:
+    """A ValueError if it leaves nothing of a layer, or goes down: what is removed stays so."""
+    check_share(units, ramp.final)
+    size = units.alive.numel()
+    first, last = round(ramp.initial * size), round(ramp.final * size)
+    if first > last:
+        raise ValueError(f"sparsity cannot fall: {first} units of {units.name} are removed first, {last} in the end")
 
 
 def check_kept(units: Units, kept: int | None) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from rmtnet.pruning.gradual import check_units
 from rmtnet.pruning.penalties import block_norms, cells
-from rmtnet.pruning.pruner import Pruner, check_not_negative
+from rmtnet.pruning.pruner import Pruner, check_not_negative, was_skipped
 from rmtnet.pruning.units import check_divides, plain_weight, prunable, select
 
 
@@ -39,7 +39,7 @@ class GroupLasso:
     """Of the constrained form, k: below it there is no penalty."""
     proximal: bool = False
     """Shrink the norm of each block after the optimizer's step, by the rate times ``alpha``, instead of having a
-    gradient: blocks become 0 exactly.  The pruner's step must then follow each step of the optimizer."""
+    gradient: blocks become 0 exactly.  A hook of the optimizer does it."""
 
     def __post_init__(self) -> None:
         check_not_negative("alpha", self.alpha)
@@ -66,8 +66,16 @@ class _Lasso(Pruner):
         recipe: GroupLasso,
         layers: Mapping[str, nn.Module],
     ):
+        self._recipe, self._layers, self._due = recipe, layers, False
         super().__init__(model, optimizer)
-        self._recipe, self._layers = recipe, layers
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        super().attach(optimizer)
+        self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
+
+    def _before_step(self, *_: object) -> None:
+        # torch calls hooks twice where a class's step calls its parent's: the weights are shrunk once.
+        self._due = self._recipe.proximal
 
     def penalty(self) -> torch.Tensor:
         total = torch.stack([self._norms(module).sum() for module in self._layers.values()]).sum()
@@ -76,10 +84,14 @@ class _Lasso(Pruner):
         value = self._recipe.alpha * total
         return value.detach() if self._recipe.proximal else value
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self._layers.values())
+
     @torch.no_grad()
-    def step(self, step: int) -> None:
-        self._step = step
-        if not self._recipe.proximal:
+    def _enforce(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        due, self._due = self._due, False
+        if not due or was_skipped(optimizer):
             return
         norms = {name: self._norms(module) for name, module in self._layers.items()}
         widths = {name: self._recipe.alpha * self._rate(module) for name, module in self._layers.items()}
@@ -106,11 +118,16 @@ class _Lasso(Pruner):
         return self._recipe.block
 
     def _norms(self, module: nn.Module) -> torch.Tensor:
-        weight = module.get_parameter("weight")
-        return block_norms(weight, None if weight.ndim == 3 else self._block)
+        """Those of removed blocks are 0."""
+        weight, mask = module.get_parameter("weight"), module._buffers.get("weight_mask")
+        norms = block_norms(weight if mask is None else weight * mask, None if weight.ndim == 3 else self._block)
+        kept = module._buffers.get("kept")
+        return norms if kept is None else norms.masked_fill(~kept, 0.0)
 
     def _rate(self, module: nn.Module) -> float:
         weight = module.get_parameter("weight")
+        if not weight.requires_grad:
+            return 0.0
         for group in self.optimizer.param_groups:
             if any(parameter is weight for parameter in group["params"]):
                 return float(group["lr"])

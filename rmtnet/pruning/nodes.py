@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from rmtnet.pruning.exchange import Exchange, check_not_tied, cut_parameter, exchange
+from rmtnet.pruning.exchange import Exchange, check_parameters, cut_parameter, exchange
 from rmtnet.pruning.units import plain_weight
 
 
@@ -51,7 +51,7 @@ def _pack_pair(model: nn.Module, first: str, second: str, optimizer: torch.optim
         *_cut(layer, first, "bias", places, 0),
         *_cut(reader, second, "weight", places, 1),
     ]
-    check_not_tied(model, exchanges)
+    check_parameters(model, [each.old for each in exchanges])
     if optimizer is not None:
         exchange(optimizer, exchanges)
     for module in (layer, reader):

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from rmtnet.layers.block_diagonal import BlockDiagonalLinear
 from rmtnet.layers.block_sparse import BlockSparseLinear
-from rmtnet.pruning.exchange import Cut, Exchange, check_not_tied, cut_parameter, exchange
+from rmtnet.layers.swapping import leave_fast_paths
+from rmtnet.pruning.exchange import Cut, Exchange, check_parameters, cut_parameter, exchange
 from rmtnet.pruning.penalties import cells, diagonal_blocks
 from rmtnet.pruning.units import assign, check_divides, check_not_wrapped
 
@@ -28,7 +30,10 @@ def pack(
 
     The outputs stay the same, files get smaller, products faster.  A linear layer whose weights are alive in b equal
     diagonal blocks, and nowhere else, becomes :class:`rmtnet.layers.BlockDiagonalLinear`; else a
-    :class:`rmtnet.layers.BlockSparseLinear` of the largest blocks that are alive or dead as a whole.
+    :class:`rmtnet.layers.BlockSparseLinear` of the largest blocks that are alive or dead as a whole.  Forward and
+    backward hooks of the layers stay.
+
+    In a form that is asked for, blocks may hold removed weights.  They begin at 0, without momentum, and are trained.
 
     Parameters
     ----------
@@ -37,7 +42,8 @@ def pack(
         cut as the weight is, hooks stay
     layers : names or globs of layers to pack; or a mapping of them to their form, a number of diagonal blocks or the
         size (rows, columns) of blocks, of which those with a weight alive are kept.  None is all that gain by it:
-        linear layers of which at most half is left, and block-sparse ones with removed blocks.
+        linear layers of which at most half is left, and block-sparse ones with removed blocks; what cannot be replaced
+        (the model itself, a subclass of linear layers such as the out_proj of attention) is left as it is.
 
     Returns
     -------
@@ -47,7 +53,8 @@ def pack(
     ------
     ValueError
         If a name matches no pruned layer, a named layer has no block structure or live weights outside the form asked
-        for, or the optimizer keeps something that cannot be cut.  Nothing is changed then.
+        for, it cannot be replaced, its weight is shared or has hooks, or the optimizer keeps something that cannot be
+        cut.  Nothing is changed then.
 
     Examples
     --------
@@ -57,24 +64,47 @@ def pack(
     (['0'], 'BlockDiagonalLinear')
     """
     check_not_wrapped(model)
-    if layers is None:
-        named: dict[str, Form] = dict.fromkeys(name for name, each in model.named_modules() if _is_pruned(each))
-    else:
-        rules = (
-            layers if isinstance(layers, Mapping) else dict.fromkeys([layers] if isinstance(layers, str) else layers)
-        )
-        named = assign(model, rules, _is_pruned)
-    packings = {name: _packing(name, model.get_submodule(name), form) for name, form in named.items()}
+    forms = _forms(model, layers)
+    packings = {name: _packing(name, model.get_submodule(name), form) for name, form in forms.items()}
     if layers is not None and (stuck := [name for name, packing in packings.items() if packing is None]):
         raise ValueError(f"{stuck[0]} has no dead blocks of {_LEAST_CELL} weights or more: it cannot be packed")
     found = {name: packing for name, packing in packings.items() if packing and (layers is not None or packing.gains)}
     exchanges = [each for packing in found.values() for each in packing.exchanges]
-    check_not_tied(model, exchanges)
+    check_parameters(model, [each.old for each in exchanges])
     if optimizer is not None:
         exchange(optimizer, exchanges)
     for name, packing in found.items():
-        _put(model, model.get_submodule(name), packing.layer)
+        old = model.get_submodule(name)
+        _move_hooks(old, packing.layer)
+        _put(model, old, packing.layer)
+    leave_fast_paths(model, {packing.layer for packing in found.values()})
     return list(found)
+
+
+def check_replaceable(name: str, module: nn.Module) -> None:
+    """A ValueError for a layer that no block layer can take the place of."""
+    if trouble := _trouble(name, module):
+        raise ValueError(f"{name} {trouble}".lstrip())
+
+
+def _trouble(name: str, module: nn.Module) -> str:
+    if name in ("", "_orig_mod"):  # of a compiled layer
+        return "the model is the layer itself, which nothing can replace: put it in a Sequential"
+    if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
+        return f"is a {type(module).__name__}, whose owner reads the weight as a matrix: leave it out"
+    return ""
+
+
+def _forms(model: nn.Module, layers: str | Iterable[str] | Mapping[str, Form] | None) -> dict[str, Form]:
+    """Name -> form of the layers that ``layers`` means."""
+    if layers is None:
+        pruned = [(name, module) for name, module in model.named_modules() if _is_pruned(module)]
+        return dict.fromkeys(name for name, module in pruned if not _trouble(name, module))
+    names = [layers] if isinstance(layers, str) else layers
+    found: dict[str, Form] = assign(model, names if isinstance(names, Mapping) else dict.fromkeys(names), _is_pruned)
+    for name in found:
+        check_replaceable(name, model.get_submodule(name))
+    return found
 
 
 class _Packing(NamedTuple):
@@ -161,12 +191,18 @@ def _packed(name: str, module: Any, layer: Any, cut: Cut) -> _Packing:
         old = module._parameters.get(f"{own}_orig" if pruned else own)
         if old is None:
             continue
-        new = cut_parameter(old, how, module._buffers.get(f"{own}_mask")) if pruned or own == "weight" else old
-        setattr(layer, own, new)
-        if new is not old:
-            exchanges.append(Exchange(name, old, new, how))
+        if pruned or own == "weight":
+            how = _alive(how, module._buffers.get(f"{own}_mask"))
+            exchanges.append(Exchange(name, old, cut_parameter(old, how), how))
+            old = exchanges[-1].new
+        setattr(layer, own, old)
     gains = hasattr(module, "kept") or 2 * layer.weight.numel() <= module.weight.numel()
     return _Packing(layer.train(module.training), exchanges, gains)
+
+
+def _alive(cut: Cut, mask: torch.Tensor | None) -> Cut:
+    """Cut what is alive: momentum of removed weights would revive them."""
+    return cut if mask is None else lambda tensor: cut(tensor * mask)
 
 
 def _kind(module: Any) -> dict[str, Any]:
@@ -177,6 +213,16 @@ def _untouched_rng(module: Any) -> AbstractContextManager[None]:
     """Layers draw weights when they are made: what the training draws next must not depend on it."""
     device = module.weight.device
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Forward and backward hooks, with the handles that remove them; not the one by which torch makes a weight."""
+    for key, hook in list(old._forward_pre_hooks.items()):
+        if isinstance(hook, prune.BasePruningMethod):
+            del old._forward_pre_hooks[key]
+    for name, hooks in vars(old).items():
+        if name.startswith(("_forward_", "_backward_", "_is_full_backward_hook")):
+            vars(new)[name] = hooks
 
 
 def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -37,11 +37,11 @@ def block_norms(weight: torch.Tensor, block: tuple[int, int] | None = None) -> t
 
     Returns
     -------
-    (block,), or (out / r, in / c); the gradient of the norm of a block of zeros is 0
+    (block,), or (out / r, in / c), in float32 at least; the gradient of the norm of a block of zeros is 0
     """
     if block is None:
-        return torch.linalg.vector_norm(weight, dim=(1, 2))
-    return torch.linalg.vector_norm(cells(weight, block), dim=(1, 3))
+        return torch.linalg.vector_norm(weight, dim=(1, 2), dtype=_wide(weight))
+    return torch.linalg.vector_norm(cells(weight, block), dim=(1, 3), dtype=_wide(weight))
 
 
 def cells(matrix: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:

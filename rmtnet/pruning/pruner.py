@@ -1,5 +1,6 @@
 """What every way of pruning has in common."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,17 +35,34 @@ class Pruner:
     Add :meth:`penalty` to the loss, and call :meth:`step` after the optimizer's step.  What was removed is held at 0 by
     a hook of the optimizer, for as long as the pruner is attached to it.
 
-    Attributes
-    ----------
-    removals : what was removed, in its order
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, units: Sequence[Units] = ()):
-        self.model, self.units = model, list(units)
-        self.removals: list[Removal] = []
+        self.model, self._units = model, list(units)
+        self._removals: list[Removal] = []
         self._step = 0
         self._hooks: list[Any] = []
         self.attach(optimizer)
+
+    @property
+    def units(self) -> list[Units]:
+        """What can be removed, layer by layer."""
+        return self._units
+
+    @property
+    def removals(self) -> list[Removal]:
+        """What was removed, in its order."""
+        return self._removals
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers that it prunes or has a penalty for."""
+        return [units.module for units in self.units]
+
+    @property
+    def replaced(self) -> list[nn.Module]:
+        """Those of them that it will replace."""
+        return []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with another optimizer, as where ASGD takes over from SGD."""
@@ -86,7 +104,7 @@ class Pruner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state; then load those of the model and the optimizer."""
         self._step = state["step"]
-        self.removals = [Removal(*values) for values in state["removals"]]
+        self._removals = [Removal(*values) for values in state["removals"]]
 
     def _nothing(self) -> torch.Tensor:
         return torch.zeros((), device=next(self.model.parameters()).device)
@@ -111,7 +129,7 @@ class Pruner:
         lost, whole = (before - after).double(), float(before.double().square().sum())
         count = int(torch.count_nonzero(before) - torch.count_nonzero(after))
         share = float(lost.square().sum()) / whole if whole else 0.0
-        self.removals.append(Removal(self._step, units.name, count, float(lost.abs().sum()), share))
+        self._removals.append(Removal(self._step, units.name, count, float(lost.abs().sum()), share))
 
 
 Recipe = Callable[[nn.Module, torch.optim.Optimizer], Pruner]
@@ -121,6 +139,11 @@ Recipe = Callable[[nn.Module, torch.optim.Optimizer], Pruner]
 @dataclass(frozen=True)
 class Combined:
     """Several recipes at once, such as a penalty and what removes the weights that it made small.
+
+    Raises
+    ------
+    ValueError
+        If a layer that :class:`BlockDiagonalPruning` will replace is another recipe's too.
 
     Examples
     --------
@@ -140,7 +163,33 @@ class Combined:
 class _Several(Pruner):
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, recipes: Sequence[Recipe]):
         self.pruners = [recipe(model, optimizer) for recipe in recipes]
+        for one, other in itertools.permutations(self.pruners, 2):
+            if both := set(one.replaced) & set(other.layers):
+                names = [name for name, module in model.named_modules() if module in both]
+                raise ValueError(
+                    f"{names[0]} is replaced by block layers: no other recipe can prune it, name its layers"
+                )
         super().__init__(model, optimizer)
+
+    @property
+    def units(self) -> list[Units]:
+        return [units for pruner in self.pruners for units in pruner.units]
+
+    @property
+    def removals(self) -> list[Removal]:
+        found = [removal for pruner in self.pruners for removal in pruner.removals]
+        return sorted(found, key=lambda removal: removal.step)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [layer for pruner in self.pruners for layer in pruner.layers]
+
+    @property
+    def replaced(self) -> list[nn.Module]:
+        return [layer for pruner in self.pruners for layer in pruner.replaced]
+
+    def _enforce(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """The pruners do."""
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         super().attach(optimizer)
@@ -168,6 +217,12 @@ class _Several(Pruner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for pruner, own in zip(self.pruners, state["pruners"], strict=True):
             pruner.load_state_dict(own)
+
+
+def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer has left out its step, for GradScaler found infinite gradients."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def value_at(value: Value, step: int) -> float:

@@ -40,6 +40,8 @@ class Region:
         if self._added == self._version:
             return
         self._added, weight = self._version, self._weight
+        if not weight.requires_grad:
+            return
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
         loop = self._loop(kernels.add_signs)
@@ -105,7 +107,7 @@ class Region:
         if self._norm == 2:
             return weight
         if self._signs is None or self._signed != self._version:
-            fits = self._signs is not None and self._signs.device == weight.device
+            fits = self._signs is not None and (self._signs.device, self._signs.dtype) == (weight.device, weight.dtype)
             self._signs = torch.sgn(weight, out=self._signs if fits else None)
             self._spared(self._signs).zero_()
             self._signed = self._version

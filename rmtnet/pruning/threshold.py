@@ -7,13 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from rmtnet.pruning.exchange import check_optimizer, check_parameters
 from rmtnet.pruning.gradual import check_kept, lowest
-from rmtnet.pruning.packing import pack
+from rmtnet.pruning.packing import check_replaceable, pack
 from rmtnet.pruning.penalties import diagonal_blocks
 from rmtnet.pruning.permutation import check_consecutive, hidden_permutation, permute_hidden
-from rmtnet.pruning.pruner import Pruner, Value, check_not_negative, check_steps, value_at
+from rmtnet.pruning.pruner import Pruner, Value, check_not_negative, check_steps, value_at, was_skipped
 from rmtnet.pruning.region import Region
-from rmtnet.pruning.units import Masked, Units, assign, averages, check_not_wrapped, clear, prunable, select
+from rmtnet.pruning.units import (
+    Masked,
+    Units,
+    assign,
+    averages,
+    check_not_wrapped,
+    clear,
+    plain_weight,
+    prunable,
+    select,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +87,8 @@ class BlockDiagonalPruning:
     Raises
     ------
     ValueError
-        If a number is out of its range, a name matches no linear layer, blocks do not divide it, or it holds NaN.
+        If a number is out of its range, a name matches no linear layer, blocks do not divide it, it holds NaN, or it
+        cannot be packed (see :func:`pack`), the optimizer with it.
 
     References
     ----------
@@ -123,6 +135,7 @@ class BlockDiagonalPruning:
         blocks = assign(model, self.blocks, _is_linear)
         layers = select(model, self.blocks, _is_linear)
         for name, module in layers.items():
+            check_replaceable(name, module)
             for side in ("in_features", "out_features"):
                 if getattr(module, side) % blocks[name]:
                     raise ValueError(
@@ -132,6 +145,7 @@ class BlockDiagonalPruning:
             if missing := [name for name in pair if name not in layers]:
                 raise ValueError(f"reorder: {missing[0]} gets no blocks; pairs are of {', '.join(layers)}")
             check_consecutive(*(layers[name] for name in pair))
+        check_parameters(model, [plain_weight(name, module) for name, module in layers.items()])
         regions = {name: (Masked(name, module), Region(module, blocks=blocks[name])) for name, module in layers.items()}
         phase = range(self.dense, self.dense + self.pruning)
         return _BlockDiagonal(model, optimizer, self, regions, phase, blocks=blocks)
@@ -195,8 +209,8 @@ class _Phase(Pruner):
             region.add_gradient(alpha)
 
     def _enforce(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-        if self._step < self._phase.start:
-            return  # nothing is removed before
+        if self._step < self._phase.start or was_skipped(optimizer):
+            return
         if self._step not in self._phase:
             super()._enforce(optimizer)
             return
@@ -223,7 +237,10 @@ class _Unstructured(_Phase):
         self._kept = kept
 
     def _shrink(self, units: Masked, region: Region, threshold: float) -> None:
-        enough = region.count_above(threshold) >= self._kept.get(units.name, 0)
+        if units.name not in self._kept:
+            region.shrink(threshold)
+            return
+        enough = region.count_above(threshold) >= self._kept[units.name]
         region.shrink(threshold if enough else 0.0)
 
     def _finish(self) -> None:
@@ -236,8 +253,17 @@ class _BlockDiagonal(_Phase):
     _recipe: BlockDiagonalPruning
 
     def __init__(self, *arguments: Any, blocks: Mapping[str, int]):
-        super().__init__(*arguments)
         self.blocks, self.packed = blocks, False
+        super().__init__(*arguments)
+
+    @property
+    def replaced(self) -> list[nn.Module]:
+        return self.layers
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.packed:
+            check_optimizer(optimizer)
+        super().attach(optimizer)
 
     def step(self, step: int) -> None:
         if self._step < self._phase.start <= step:
@@ -282,7 +308,7 @@ class _BlockDiagonal(_Phase):
 
     def _pack(self) -> None:
         pack(self.model, self.optimizer, self.blocks)
-        self.packed, self.units = True, []
+        self.packed, self._units = True, []
         self.detach()
 
 

@@ -45,14 +45,16 @@ class Masked:
 
     def __init__(self, name: str, module: nn.Module, cell: tuple[int, int] | None = (1, 1)):
         self.name, self.module = name, module
-        weight = plain_weight(name, module)
-        matrix = weight.flatten(1)
-        self._outputs = cell is None
-        self.cell = cell or (1, matrix.shape[1])
-        check_divides(name, matrix, self.cell)
+        self._cell = cell
+        check_divides(name, plain_weight(name, module).flatten(1), self.cell)
         add_mask(module, "weight")
-        if self._outputs and getattr(module, "bias", None) is not None:
+        if cell is None and getattr(module, "bias", None) is not None:
             add_mask(module, "bias")
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        # pack_nodes makes rows shorter.
+        return self._cell or (1, self.module.get_parameter("weight")[0].numel())
 
     @property
     def alive(self) -> torch.Tensor:
@@ -71,7 +73,7 @@ class Masked:
 
     def _masks(self, left: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
         yield "weight", left.repeat_interleave(self.cell[0], 0).repeat_interleave(self.cell[1], 1)
-        if self._outputs and "bias_mask" in self.module._buffers:
+        if self._cell is None and "bias_mask" in self.module._buffers:
             yield "bias", left[:, 0]
 
     def enforce(self, optimizer: torch.optim.Optimizer) -> None:
