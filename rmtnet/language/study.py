@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
+from torch.optim import Optimizer
 
 from rmtnet.datasets.text import Text
 from rmtnet.fingerprint import text
@@ -46,6 +47,12 @@ class LanguageStudy:
     """Mean length of the windows that gradients go back through."""
     rate: float = 30.0
     """Of a window of mean length; that of others is in proportion to their length."""
+    optimizer: Callable[..., Optimizer] | None = None
+    """Called with the weights, ``lr`` and ``weight_decay``, as :class:`torch.optim.Adam` is; None is NT-ASGD."""
+    decay: Callable[[int], float] | None = None
+    """Epochs done -> what the rate is multiplied with; None is 1."""
+    vary: bool = True
+    """Whether windows are of random length, as AWD-LSTM's are."""
     weight_decay: float = 1.2e-6
     clip: float = 0.25
     """Gradients are scaled down to this norm."""
@@ -57,6 +64,13 @@ class LanguageStudy:
     """TAR: times the mean square of the change of the last layer's outputs from word to word."""
     pruning: Recipe | None = None
     """A recipe of :mod:`rmtnet.pruning`; its steps are epochs."""
+    sparsity: Callable[[int], float] | None = None
+    """Epochs done -> share of gates that are closed in dynamic layers, such as a ramp of :mod:`rmtnet.pruning`."""
+    best_from: int | None = None
+    """The last test is of the weights that tell the validation text best after this epoch or a later one.
+
+    None: of the last weights.  Where sparsity rises, the epoch from which on it does not.
+    """
     valid_batch: int = 10
     test_batch: int = 1
     seed: int = 0
@@ -78,6 +92,8 @@ class LanguageStudy:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
                 raise ValueError(f"{field} must be a whole number of at least {smallest}, got {value!r}")
+        if self.best_from is not None and not 1 <= self.best_from <= self.epochs:
+            raise ValueError(f"best_from must be an epoch from 1 to {self.epochs}, got {self.best_from!r}")
         for field in ("rate", "clip"):
             _check_number(field, getattr(self, field), "positive", lambda value: value > 0)
         for field in ("weight_decay", "activation_penalty", "slowness_penalty"):
@@ -89,7 +105,9 @@ class LanguageStudy:
             raise TypeError(f"device must be a name such as 'cpu' or 'cuda', got {self.device!r}")
         if not (isinstance(self.corpus, str) or callable(self.corpus)):
             raise TypeError(f"corpus must be a name or a function that gives Text, got {self.corpus!r}")
-        for field in ("network", "record", "test"):
+        for field in ("network", "record", "test", "optimizer", "decay", "sparsity"):
+            if getattr(self, field) is None and field in ("optimizer", "decay", "sparsity"):
+                continue
             if not callable(getattr(self, field)):
                 raise TypeError(f"{field} must be callable, got {getattr(self, field)!r}")
         if self.pruning is not None and not callable(self.pruning):

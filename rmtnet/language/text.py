@@ -26,11 +26,11 @@ def columns(words: NDArray[np.int64], batch: int) -> torch.Tensor:
     return torch.from_numpy(words[: length * batch]).view(batch, length).T.contiguous()
 
 
-def windows(length: int, bptt: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+def windows(length: int, bptt: int, rng: np.random.Generator | None = None) -> Iterator[tuple[int, int]]:
     """First word and number of words of windows that follow one another, of random length.
 
-    The length is normal, of mean ``bptt`` (one in twenty: half of it) and deviation 5, and at least 5; the last ends
-    one before the end of the column, for every word's next one is to be told.
+    The length is normal, of mean ``bptt`` (one in twenty: half of it) and deviation 5, and at least 5; without ``rng``
+    it is ``bptt``.  The last ends one before the end of the column, for every word's next one is to be told.
 
     References
     ----------
@@ -38,10 +38,14 @@ def windows(length: int, bptt: int, rng: np.random.Generator) -> Iterator[tuple[
     """
     start = 0
     while start < length - 1:
-        mean = bptt / 2 if rng.random() < _SHORT else bptt
-        size = min(max(_LEAST, int(rng.normal(mean, _SPREAD))), length - 1 - start)
+        size = min(bptt if rng is None else _drawn(bptt, rng), length - 1 - start)
         yield start, size
         start += size
+
+
+def _drawn(bptt: int, rng: np.random.Generator) -> int:
+    mean = bptt / 2 if rng.random() < _SHORT else bptt
+    return max(_LEAST, int(rng.normal(mean, _SPREAD)))
 
 
 @torch.no_grad()

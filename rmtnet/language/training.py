@@ -3,7 +3,8 @@
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch.nn import functional
 
 from rmtnet import checkpoints
 from rmtnet.datasets.text import Text, load_text
+from rmtnet.language.cost import multiplications, sparsity
 from rmtnet.language.optimizer import NTASGD
 from rmtnet.language.study import LanguageStudy
 from rmtnet.language.text import columns, perplexity, perplexity_of, windows
+from rmtnet.layers.gating import set_sparsity
 from rmtnet.networks.language import Output, State
 from rmtnet.record import Recorder
 from rmtnet.schedules import at
@@ -51,11 +54,11 @@ class LanguageTraining:
         )  # fmt: skip
         torch.manual_seed(study.seed)
         self.model: nn.Module = study.network(len(text.vocabulary)).to(study.device)
-        self.optimizer = NTASGD(
-            self.model.parameters(), study.rate, weight_decay=study.weight_decay, nonmono=study.nonmono
-        )
+        make = study.optimizer or functools.partial(NTASGD, nonmono=study.nonmono)
+        self.optimizer = make(self.model.parameters(), lr=study.rate, weight_decay=study.weight_decay)
         self.pruner = study.pruning(self.model, self.optimizer) if study.pruning else None
         self.step = self.epoch = 0
+        self._best: dict[str, Any] | None = None
         self._begin_epoch()
 
     @property
@@ -73,10 +76,11 @@ class LanguageTraining:
         loss = functional.cross_entropy(output.scores.flatten(0, 1), following.flatten())
         (loss + self._penalties(output)).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.study.clip)
+        factor = self.study.decay(self.epoch) if self.study.decay else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.study.rate * size / self.study.bptt
+            group["lr"] = self.study.rate * factor * size / self.study.bptt
         self.optimizer.step()
-        self._state = [(h.detach(), c.detach()) for h, c in output.state]
+        self._state = _each(torch.Tensor.detach, output.state)
         self.step, self._window = self.step + 1, self._window + 1
         told = loss.item()
         self._loss += told * size
@@ -88,14 +92,48 @@ class LanguageTraining:
         found = {"epoch": float(self.epoch), "train_perplexity": perplexity_of(self._loss / (len(self.train) - 1))}
         if self.pruner:
             self.pruner.step(self.epoch)
-        found["sparsity"] = _sparsity(self.model)
-        with self.optimizer.mean_weights():
-            found["valid_perplexity"] = perplexity(self.model, self.valid, self.study.bptt)
-            if self.study.test(self.epoch) or self.epoch == self.study.epochs:
-                found["test_perplexity"] = perplexity(self.model, self.test, self.study.bptt)
-        self.optimizer.judge(math.log(found["valid_perplexity"]))
+        if self.study.sparsity:
+            set_sparsity(self.model, self.study.sparsity(self.epoch))
+        found |= {"sparsity": sparsity(self.model), "multiplications": float(multiplications(self.model))}
+        with self._averaged():
+            found |= self._perplexities()
+        if isinstance(self.optimizer, NTASGD):
+            self.optimizer.judge(math.log(found["valid_perplexity"]))
         self._begin_epoch()
         return found
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """While the weights are their means, if there are any."""
+        return self.optimizer.mean_weights() if isinstance(self.optimizer, NTASGD) else nullcontext()
+
+    def _perplexities(self) -> dict[str, float]:
+        """Of the validation text, and where it is due of the test text: at the end with the best weights."""
+        study, last = self.study, self.epoch == self.study.epochs
+        found = {"valid_perplexity": perplexity(self.model, self.valid, study.bptt)}
+        if study.best_from is not None and self.epoch >= study.best_from:
+            self._keep_best(found["valid_perplexity"])
+        if last and self._best is not None:
+            with self._best_weights():
+                test = perplexity(self.model, self.test, study.bptt)
+            return {**found, "test_perplexity": test, "best_epoch": float(self._best["epoch"])}
+        if last or study.test(self.epoch):
+            found["test_perplexity"] = perplexity(self.model, self.test, study.bptt)
+        return found
+
+    def _keep_best(self, valid: float) -> None:
+        if self._best is None or valid < self._best["valid_perplexity"]:
+            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self._best = {"epoch": self.epoch, "valid_perplexity": valid, "model": weights}
+
+    @contextmanager
+    def _best_weights(self) -> Iterator[None]:
+        assert self._best is not None
+        before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self._best["model"])
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(before)
 
     @property
     def at_end_of_epoch(self) -> bool:
@@ -113,6 +151,7 @@ class LanguageTraining:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner else {},
+            "best": self._best,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -131,14 +170,16 @@ class LanguageTraining:
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
-        self.step, self.epoch = state["step"], state["epoch"]
+        self.step, self.epoch, self._best = state["step"], state["epoch"], state.get("best")
         self._begin_epoch()
         self._window, self._loss = state["window"], state["loss"]
         if state["hidden"] is not None:
-            self._state = [(h.to(self.study.device), c.to(self.study.device)) for h, c in state["hidden"]]
+            self._state = _each(lambda part: part.to(self.study.device), state["hidden"])
 
     def _begin_epoch(self) -> None:
-        rng = np.random.default_rng([self.study.seed, self.epoch])
+        if self.study.sparsity:
+            set_sparsity(self.model, self.study.sparsity(self.epoch))
+        rng = np.random.default_rng([self.study.seed, self.epoch]) if self.study.vary else None
         self._windows = list(windows(len(self.train), self.study.bptt, rng))
         self._window, self._loss, self._state = 0, 0.0, None
 
@@ -151,12 +192,9 @@ class LanguageTraining:
         return total + self.pruner.penalty() if self.pruner else total
 
 
-def _sparsity(model: nn.Module) -> float:
-    """Share of the weights of block layers that is removed."""
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "kept")]
-    whole = sum(layer.out_features * layer.in_features for layer in layers)
-    kept = sum(int(layer.kept.sum()) * layer.weight[0].numel() for layer in layers)
-    return 1 - kept / whole if whole else 0.0
+def _each(change: Callable[[torch.Tensor], torch.Tensor], state: State) -> State:
+    """A state with each of its tensors changed, in plain tuples: what torch reads with ``weights_only``."""
+    return change(state) if isinstance(state, torch.Tensor) else tuple(_each(change, part) for part in state)
 
 
 # The runs of a grid share their text.

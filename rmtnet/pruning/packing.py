@@ -41,9 +41,10 @@ def pack(
     optimizer : changed in place: groups keep their order, what is known of a weight (momentum, moments, averages) is
         cut as the weight is, hooks stay
     layers : names or globs of layers to pack; or a mapping of them to their form, a number of diagonal blocks or the
-        size (rows, columns) of blocks, of which those with a weight alive are kept.  None is all that gain by it:
-        linear layers of which at most half is left, and block-sparse ones with removed blocks; what cannot be replaced
-        (the model itself, a subclass of linear layers such as the out_proj of attention) is left as it is.
+        size (rows, columns) of blocks, of which those with a weight alive are kept.  None is all that take half the
+        room or less: linear layers of which at most half is left, and block-sparse ones with removed blocks; what
+        cannot be replaced (the model itself, a subclass of linear layers such as the out_proj of attention) is left as
+        it is.
 
     Returns
     -------

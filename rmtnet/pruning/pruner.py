@@ -68,6 +68,11 @@ class Pruner:
         """Go on with another optimizer, as where ASGD takes over from SGD."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch optimizer, got {type(optimizer).__name__}")
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for units in self.units:
+            weight = units.module.get_parameter("weight")
+            if weight.requires_grad and id(weight) not in held:
+                raise ValueError(f"the weight of {units.name} is in no group of the optimizer: is it another model's?")
         self.detach()
         self.optimizer = optimizer
         self._hooks = [optimizer.register_step_post_hook(self._enforce)]
