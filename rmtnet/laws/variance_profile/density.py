@@ -23,6 +23,7 @@ _FINE = chebyshev.chebpts1(32)
 _FINE_TO_SERIES = np.linalg.inv(chebyshev.chebvander(_FINE, 31))
 _RESOLVED = 3e-12
 _NEGLIGIBLE = 1e-7
+_POWER_LAW = 1e-10
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,12 @@ class Band:
         while waiting:
             low, high, guess = waiting.pop()
             s = (low + high) / 2 + (high - low) / 2 * _NODES
-            m = self.equation.on_axis(s, guess)
+            try:
+                m = self.equation.on_axis(s, guess)
+            except RuntimeError:
+                if low > 0 or high > _POWER_LAW * self.last:
+                    raise
+                continue  # the power law of the panels above goes on to 0
             smooth = m.real + 1j * m.imag / self.root(s)[:, None]
             series = 2 / math.pi * _TO_SERIES @ (smooth.imag @ self.weights)
             density, tail = self.root(s) * np.abs(series).max(), np.abs(series[-3:]).max()
