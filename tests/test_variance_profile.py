@@ -429,7 +429,7 @@ def test_tensors_are_tables_and_masks():
 def test_a_density_that_diverges_at_0_is_resolved():
     # Few entries a row, as gates leave them: the density goes like a power of s near -1, down to where s is no number.
     variances = np.zeros((8, 8))
-    places = "01 06 07 13 17 22 25 31 41 44 52 56 62 67 70 76".split()
+    places = ["01", "06", "07", "13", "17", "22", "25", "31", "41", "44", "52", "56", "62", "67", "70", "76"]
     values = (0.3, 0.5, 1.7, 1.9, 1.8, 4.7, 0.8, 4.8, 3.7, 1.6, 1.5, 1.0, 2.7, 1.8, 1.1, 0.4)
     for place, value in zip(places, values, strict=True):
         variances[int(place[0]), int(place[1])] = value
