@@ -500,3 +500,19 @@ def test_mistakes_are_told():
         pack(tied)
     with pytest.raises(ValueError, match="pack the module, then wrap it anew"):
         pack(nn.DataParallel(model))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(3, 4, dtype=torch.bool), r"the weight_mask of 0 must be bool and \(16, 12\)"),
+        (torch.full((16, 12), 0.5), "must be bool"),
+        (torch.zeros(16, 12, dtype=torch.bool), "no weight of 0 is alive"),
+    ],
+    ids=["shape", "values", "all dead"],
+)
+def test_a_mask_that_is_none_of_the_weight_is_refused(mask, message):
+    model = nn.Sequential(nn.Linear(12, 16))
+    model[0].register_buffer("weight_mask", mask)
+    with pytest.raises(ValueError, match=message):
+        pack(model)

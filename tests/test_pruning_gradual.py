@@ -503,3 +503,8 @@ def test_other_kinds_of_mistakes():
     lazy = nn.Sequential(nn.LazyLinear(4))
     with pytest.raises(ValueError, match="has no shape yet"):
         RandomPruning(0.5, "weights")(lazy, torch.optim.SGD(lazy.parameters(), lr=0.1))
+
+
+def test_a_sparsity_that_is_no_ramp_is_refused():
+    with pytest.raises(TypeError, match=r"must be a ramp, such as linear\(0, 1000, final=0.8\), got 0.5"):
+        GradualPruning(0.5)

@@ -51,6 +51,8 @@ class GradualPruning:
         check_units(self.unit, self.block)
         if self.scope not in SCOPES:
             raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
+        if not isinstance(self.sparsity, Ramp):
+            raise TypeError(f"sparsity must be a ramp, such as linear(0, 1000, final=0.8), got {self.sparsity!r}")
         check_sparsity(self.sparsity.initial)
         if self.kept is None:
             check_sparsity(self.sparsity.final)

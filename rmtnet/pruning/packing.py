@@ -125,7 +125,7 @@ def _packing(name: str, module: Any, form: Form) -> _Packing | None:
     """How a layer is packed; None if it has no structure that can be."""
     if isinstance(module, BlockSparseLinear):
         return _fewer_blocks(name, module)
-    mask = module.weight_mask
+    mask = _mask(name, module)
     if isinstance(form, int):
         return _block_diagonal(name, module, _checked(name, mask, form))
     if form is not None:
@@ -136,6 +136,17 @@ def _packing(name: str, module: Any, form: Form) -> _Packing | None:
     if grid.shape[0] == grid.shape[1] > 1 and torch.equal(grid, torch.eye(len(grid), dtype=torch.bool).to(grid)):
         return _block_diagonal(name, module, len(grid))
     return _block_sparse(name, module, block) if math.prod(block) >= _LEAST_CELL and grid.numel() > 1 else None
+
+
+def _mask(name: str, module: Any) -> torch.Tensor:
+    """Which weights of a layer are alive; torch's own pruning has it as zeros and ones."""
+    mask: torch.Tensor = module.weight_mask
+    if mask.shape != module.weight.shape or not bool(((mask == 0) | (mask == 1)).all()):
+        wanted = f"bool and {tuple(module.weight.shape)} as its weight is"
+        raise ValueError(f"the weight_mask of {name} must be {wanted}, got {mask.dtype} {tuple(mask.shape)}")
+    if not bool(mask.any()):
+        raise ValueError(f"no weight of {name} is alive: its weight_mask is all False")
+    return mask
 
 
 def _coarsest(mask: torch.Tensor) -> tuple[int, int]:
