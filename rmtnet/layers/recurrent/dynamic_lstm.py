@@ -12,8 +12,8 @@ from rmtnet.layers.dynamic import DynamicBlockSparseLinear
 from rmtnet.layers.recurrent.sequences import (
     SequenceLayer,
     check_probabilities,
-    check_shape,
     check_sizes,
+    initial_state,
     with_dropped_weights,
 )
 
@@ -114,7 +114,7 @@ class DynamicBlockSparseLSTM(SequenceLayer):
 
     def _run(self, data: Tensor, batch_sizes: Tensor | None, hx: State | None) -> tuple[Tensor, State]:
         sizes = [data.shape[1]] * len(data) if batch_sizes is None else batch_sizes.tolist()
-        h, c = self._initial(data, sizes[0], hx)
+        h, c = initial_state(data, (self.num_layers * len(self._suffixes), sizes[0], self.hidden_size), hx)
         rows = data.reshape(-1, data.shape[-1])
         finals: list[State] = []
         for layer in range(self.num_layers):
@@ -130,16 +130,6 @@ class DynamicBlockSparseLSTM(SequenceLayer):
             rows = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
         last_h, last_c = zip(*finals, strict=True)
         return rows.view(*data.shape[:-1], rows.shape[-1]), (torch.stack(last_h), torch.stack(last_c))
-
-    def _initial(self, data: Tensor, batch: int, hx: State | None) -> State:
-        """Checked, or zeros."""
-        shape = (self.num_layers * len(self._suffixes), batch, self.hidden_size)
-        if hx is None:
-            zeros = data.new_zeros(shape)
-            return zeros, zeros
-        for name, state in zip("hc", hx, strict=True):
-            check_shape(name, state, shape)
-        return hx
 
     def _direction(
         self, input: nn.Module, recurrent: nn.Module, rows: Tensor, sizes: list[int], state: State, reverse: bool

@@ -8,17 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from rmtnet.layers.block_sparse import BlockSparseLinear
 from rmtnet.layers.recurrent.passes import Direction, State, run_layer
+from rmtnet.layers.recurrent.sequences import SequenceLayer, check_probabilities, check_sizes, initial_state
 
 _SETTINGS = (
     *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size"),
 )
 
 
-class BlockSparseLSTM(nn.Module):
+class BlockSparseLSTM(SequenceLayer):
     """:class:`torch.nn.LSTM` whose weights are dense blocks: those of input and recurrence, of all four gates.
 
     Arguments, inputs, outputs and the start are those of :class:`torch.nn.LSTM`; what is added comes after them by
@@ -80,14 +80,10 @@ class BlockSparseLSTM(nn.Module):
         weight_drop: float = 0.0,
     ):
         super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         if proj_size:
             raise ValueError(f"proj_size must be 0: a BlockSparseLSTM has no projections, got {proj_size}")
-        for name, probability in (("dropout", dropout), ("weight_drop", weight_drop)):
-            if not 0 <= probability <= 1:
-                raise ValueError(f"{name} must be a probability in [0, 1], got {probability}")
+        check_probabilities(dropout=dropout, weight_drop=weight_drop)
         if dropout and num_layers == 1:
             warnings.warn(f"dropout={dropout} stands between layers, and there is one only", stacklevel=2)
         self.input_size, self.hidden_size, self.num_layers, self.bias = input_size, hidden_size, num_layers, bias
@@ -155,45 +151,10 @@ class BlockSparseLSTM(nn.Module):
     def flatten_parameters(self) -> None:
         """Nothing, there for models that call it on an LSTM: dense matrices are made at every pass."""
 
-    def forward(self, input: Tensor | PackedSequence, hx: State | None = None) -> tuple[Tensor | PackedSequence, State]:
-        """As :meth:`torch.nn.LSTM.forward`.
-
-        Parameters
-        ----------
-        input : (time, batch, input_size), with ``batch_first`` (batch, time, input_size); (time, input_size) or packed
-        hx : initial h and c, each (num_layers * directions, batch, hidden_size); zeros if None
-
-        Returns
-        -------
-        The last layer's hidden states in the form of the input, and the final h and c in the form of ``hx``.
-        """
-        if isinstance(input, PackedSequence):
-            return self._packed(input, hx)
-        if input.ndim not in (2, 3):
-            raise ValueError(f"input must have 2 or 3 axes or be packed, got {input.ndim}")
-        if input.ndim == 2:
-            output, (h, c) = self._run(input[:, None], None, hx and (hx[0][:, None], hx[1][:, None]))
-            return output[:, 0], (h[:, 0], c[:, 0])
-        if self.batch_first:
-            output, state = self._run(input.transpose(0, 1), None, hx)
-            return output.transpose(0, 1), state
-        return self._run(input, None, hx)
-
-    def _packed(self, input: PackedSequence, hx: State | None) -> tuple[PackedSequence, State]:
-        """Sorted on the way in, in the caller's order on the way out."""
-        data, batch_sizes, order, back = input
-        if hx is not None and order is not None:
-            hx = hx[0].index_select(1, order), hx[1].index_select(1, order)
-        output, (h, c) = self._run(data, batch_sizes, hx)
-        if back is not None:
-            h, c = h.index_select(1, back), c.index_select(1, back)
-        return PackedSequence(output, batch_sizes, order, back), (h, c)
-
     def _run(self, data: Tensor, batch_sizes: Tensor | None, hx: State | None) -> tuple[Tensor, State]:
-        """All layers: of (time, batch, features), or of packed (rows, features) with their batch sizes."""
         suffixes = self._suffixes
         batch = data.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        h, c = self._initial(data, batch, hx)
+        h, c = initial_state(data, (self.num_layers * len(suffixes), batch, self.hidden_size), hx)
         finals: list[State] = []
         for layer in range(self.num_layers):
             if layer:
@@ -203,21 +164,6 @@ class BlockSparseLSTM(nn.Module):
             data, final = run_layer(directions, data, batch_sizes, (h[place], c[place]))
             finals.append(final)
         return data, (torch.cat([h for h, _ in finals]), torch.cat([c for _, c in finals]))
-
-    def _initial(self, data: Tensor, batch: int, hx: State | None) -> State:
-        """Checked as torch does it, or zeros."""
-        if data.shape[-1] != self.input_size:
-            raise RuntimeError(f"input must have {self.input_size} features, got {data.shape[-1]}")
-        if data.shape[0] == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        shape = (self.num_layers * len(self._suffixes), batch, self.hidden_size)
-        if hx is None:
-            zeros = data.new_zeros(shape)
-            return zeros, zeros
-        for name, state in zip("hc", hx, strict=True):
-            if state.shape != shape:
-                raise RuntimeError(f"initial {name} must be {shape}, got {tuple(state.shape)}")
-        return hx
 
     def _direction(self, layer: int, suffix: str) -> Direction:
         """Matrices of one direction, weights dropped while training."""

@@ -82,6 +82,16 @@ def with_dropped_weights(layer: nn.Module, share: float) -> Callable[[Tensor], T
     return lambda input: functional_call(layer, weights, (input,))
 
 
+def initial_state(data: Tensor, shape: tuple[int, ...], hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """h and c of an LSTM before the first step: those given, checked as torch does it, or zeros."""
+    if hx is None:
+        zeros = data.new_zeros(shape)
+        return zeros, zeros
+    for name, state in zip("hc", hx, strict=True):
+        check_shape(name, state, shape)
+    return hx
+
+
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse a state of another shape."""
     if tensor.shape != torch.Size(shape):
